@@ -1,0 +1,56 @@
+/**
+ * Where the WebAssembly modules come from. Each is embedded as base64 and compiled when first
+ * used; a runtime that compiles no bytes (workerd) is handed compiled modules instead.
+ * @module
+ */
+
+/** The WebAssembly modules of this library. */
+export type WasmModuleName = "engine" | "engine_relaxed" | "sampler" | "tokenizer";
+
+const modules = new Map<WasmModuleName, WebAssembly.Module>();
+
+/**
+ * Hands over a compiled module, for runtimes that refuse to compile bytes (Cloudflare Workers):
+ * import `wasm/dist/<name>.wasm` there as a module and pass it before anything else is called.
+ *
+ * @param name Which module it is.
+ * @param module The compiled `wasm/dist/<name>.wasm`.
+ * @example
+ * ```ts
+ * import { provideWasmModule } from "@hybridseek/hybridseek";
+ * const empty = new WebAssembly.Module(new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0]));
+ * provideWasmModule("engine_relaxed", empty); // a Worker passes what it imported
+ * ```
+ */
+export function provideWasmModule(name: WasmModuleName, module: WebAssembly.Module): void {
+  modules.set(name, module);
+}
+
+/**
+ * The compiled module: the one provided, else compiled from the embedded bytes, once.
+ *
+ * @param name Which module.
+ * @param base64 The embedded bytes of `wasm/dist/<name>.wasm`.
+ * @returns The compiled module, shared by all callers.
+ */
+export function wasmModule(name: WasmModuleName, base64: string): WebAssembly.Module {
+  let module = modules.get(name);
+  if (!module) {
+    module = new WebAssembly.Module(bytesOfBase64(base64));
+    modules.set(name, module);
+  }
+  return module;
+}
+
+/**
+ * The bytes that base64 text stands for.
+ *
+ * @param base64 Standard base64 with padding.
+ * @returns The bytes, owned by the caller.
+ */
+export function bytesOfBase64(base64: string): Uint8Array<ArrayBuffer> {
+  const text = atob(base64);
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  return bytes;
+}

@@ -1,0 +1,1 @@
+//! Byte-level BPE with hand-written DeepSeek splitters.
