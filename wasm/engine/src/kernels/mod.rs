@@ -1,0 +1,15 @@
+//! The kernels: one file each, taking slices, with the scalar reference that tests compare it to.
+
+pub mod attention;
+pub mod elementwise;
+pub mod experts;
+pub mod gather;
+pub mod latent_attention;
+pub mod matrix;
+pub mod multiply;
+pub mod paged_attention;
+pub mod quantize;
+pub mod rms_norm;
+pub mod rotary;
+pub mod scratch;
+pub mod step_batch;

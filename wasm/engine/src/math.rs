@@ -1,0 +1,103 @@
+//! Functions of f32 that a kernel needs: our own, since every libm rounds in its own way.
+
+use crate::simd::{F32x4, I32x4};
+
+/// e^x, relative error below 2e-7 (measured over the whole range in the tests). Below -87.3 the result
+/// is 0, above 88.7 it is infinite, NaN stays NaN.
+///
+/// x = n ln 2 + r with |r| <= ln 2 / 2; e^r by Cephes' polynomial of degree 6.
+#[inline(always)]
+pub fn exp(x: F32x4) -> F32x4 {
+    const LOG2_E: f32 = core::f32::consts::LOG2_E;
+    const LN2_HIGH: f32 = 0.693359375; // exact in 10 bits, so that n * LN2_HIGH is exact
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    const COEFFICIENTS: [f32; 6] =
+        [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_6e-1, 0.5];
+    const LOWEST: f32 = -87.336_54; // e^x is the smallest normal number
+    const HIGHEST: f32 = 88.722_83; // e^x is the largest number
+    let clamped = x.min(F32x4::splat(HIGHEST)).max(F32x4::splat(LOWEST));
+    let n = clamped.mul(F32x4::splat(LOG2_E)).round();
+    let r = clamped.sub(n.mul(F32x4::splat(LN2_HIGH))).sub(n.mul(F32x4::splat(LN2_LOW)));
+    let mut polynomial = F32x4::splat(COEFFICIENTS[0]);
+    for coefficient in &COEFFICIENTS[1..] {
+        polynomial = polynomial.mul(r).add(F32x4::splat(*coefficient));
+    }
+    let e_r = polynomial.mul(r).mul(r).add(r).add(F32x4::splat(1.0));
+    // n may be 128, one above the largest exponent: two factors, each in range.
+    let half = n.mul(F32x4::splat(0.5)).round();
+    let power = |n: F32x4| n.to_i32().add(I32x4::splat(127)).shl::<23>().as_f32();
+    let result = e_r.mul(power(half)).mul(power(n.sub(half)));
+    // Outside the clamp the true limits; NaN compares false and has come through the arithmetic.
+    let zero = F32x4::splat(0.0);
+    let limited = x.if_less(F32x4::splat(LOWEST), zero, result);
+    F32x4::splat(HIGHEST).if_less(x, F32x4::splat(f32::INFINITY), limited)
+}
+
+/// 1 / (1 + e^-x).
+#[inline(always)]
+pub fn sigmoid(x: F32x4) -> F32x4 {
+    let one = F32x4::splat(1.0);
+    one.div(one.add(exp(F32x4::splat(0.0).sub(x))))
+}
+
+/// The square root, correctly rounded.
+#[inline(always)]
+pub fn sqrt(x: f32) -> f32 {
+    F32x4::splat(x).sqrt().to_array()[0]
+}
+
+/// Applies `f` to every element of `x`, in place of a loop over full vectors and one over the rest.
+#[inline(always)]
+pub fn map(x: &[f32], y: &mut [f32], f: impl Fn(F32x4) -> F32x4) {
+    assert_eq!(x.len(), y.len());
+    let whole = x.len() / 4 * 4;
+    for i in (0..whole).step_by(4) {
+        // SAFETY: i + 4 <= whole <= len.
+        unsafe { f(F32x4::load(x.as_ptr().add(i))).store(y.as_mut_ptr().add(i)) };
+    }
+    let mut rest = [0.0; 4];
+    rest[..x.len() - whole].copy_from_slice(&x[whole..]);
+    // SAFETY: four f32.
+    let result = unsafe { f(F32x4::load(rest.as_ptr())) }.to_array();
+    y[whole..].copy_from_slice(&result[..x.len() - whole]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_within_2e_7_of_the_true_value_over_its_range() {
+        let mut worst = 0f64;
+        let mut x = -87.3f32;
+        while x < 88.7 {
+            let got = exp(F32x4::splat(x)).to_array()[0] as f64;
+            let want = (x as f64).exp();
+            worst = worst.max((got / want - 1.0).abs());
+            x += 0.000_61;
+        }
+        assert!(worst < 2e-7, "relative error {worst:e}");
+    }
+
+    #[test]
+    fn exp_has_the_limits_of_the_exponential() {
+        let limit = |x: f32| exp(F32x4::splat(x)).to_array()[0];
+        assert_eq!(limit(0.0), 1.0);
+        assert_eq!(limit(-1e30), 0.0);
+        assert_eq!(limit(f32::NEG_INFINITY), 0.0);
+        assert_eq!(limit(f32::INFINITY), f32::INFINITY);
+        assert!(limit(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn sigmoid_is_within_2e_7_and_saturates() {
+        for i in -4000..4000 {
+            let x = i as f32 * 0.01;
+            let want = 1.0 / (1.0 + (-(x as f64)).exp());
+            let got = sigmoid(F32x4::splat(x)).to_array()[0] as f64;
+            assert!((got - want).abs() <= 2e-7 * want.max(1e-30), "{x}: {got} {want}");
+        }
+        assert_eq!(sigmoid(F32x4::splat(200.0)).to_array()[0], 1.0);
+        assert_eq!(sigmoid(F32x4::splat(-200.0)).to_array()[0], 0.0);
+    }
+}

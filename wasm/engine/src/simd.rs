@@ -1,0 +1,478 @@
+//! Vectors of 128 bits: WebAssembly's instructions there, plain arrays natively, the same result bit
+//! for bit. Only what the kernels need; no fused multiply-add, which would round differently.
+
+#![allow(clippy::should_implement_trait)]
+
+#[cfg(target_family = "wasm")]
+mod lanes {
+    #[cfg(target_arch = "wasm32")]
+    use core::arch::wasm32::*;
+    #[cfg(target_arch = "wasm64")]
+    use core::arch::wasm64::*;
+
+    /// Four f32.
+    #[derive(Clone, Copy)]
+    pub struct F32x4(v128);
+    /// Four i32.
+    #[derive(Clone, Copy)]
+    pub struct I32x4(v128);
+    /// Eight i16.
+    #[derive(Clone, Copy)]
+    pub struct I16x8(v128);
+    /// Sixteen bytes.
+    #[derive(Clone, Copy)]
+    pub struct I8x16(v128);
+
+    impl F32x4 {
+        #[inline(always)]
+        pub fn splat(value: f32) -> Self {
+            Self(f32x4_splat(value))
+        }
+        /// # Safety
+        /// `from` must point to four readable f32.
+        #[inline(always)]
+        pub unsafe fn load(from: *const f32) -> Self {
+            Self(v128_load(from as *const v128))
+        }
+        /// Four halves as f32 times 2^-112: the caller owes a multiplication with 2^112.
+        ///
+        /// # Safety
+        /// `from` must point to four readable u16.
+        #[inline(always)]
+        pub unsafe fn load_f16_shifted(from: *const u16) -> Self {
+            let wide = i32x4_load_extend_i16x4(from as *const i16);
+            Self(v128_and(i32x4_shl(wide, 13), i32x4_splat(0x8fff_ffffu32 as i32)))
+        }
+        /// # Safety
+        /// `to` must point to four writable f32.
+        #[inline(always)]
+        pub unsafe fn store(self, to: *mut f32) {
+            v128_store(to as *mut v128, self.0)
+        }
+        #[inline(always)]
+        pub fn add(self, other: Self) -> Self {
+            Self(f32x4_add(self.0, other.0))
+        }
+        #[inline(always)]
+        pub fn sub(self, other: Self) -> Self {
+            Self(f32x4_sub(self.0, other.0))
+        }
+        #[inline(always)]
+        pub fn mul(self, other: Self) -> Self {
+            Self(f32x4_mul(self.0, other.0))
+        }
+        #[inline(always)]
+        pub fn div(self, other: Self) -> Self {
+            Self(f32x4_div(self.0, other.0))
+        }
+        /// The larger of each pair; NaN where either is.
+        #[inline(always)]
+        pub fn max(self, other: Self) -> Self {
+            Self(f32x4_max(self.0, other.0))
+        }
+        /// The smaller of each pair; NaN where either is.
+        #[inline(always)]
+        pub fn min(self, other: Self) -> Self {
+            Self(f32x4_min(self.0, other.0))
+        }
+        #[inline(always)]
+        pub fn abs(self) -> Self {
+            Self(f32x4_abs(self.0))
+        }
+        #[inline(always)]
+        pub fn sqrt(self) -> Self {
+            Self(f32x4_sqrt(self.0))
+        }
+        /// Rounded to nearest, ties to even.
+        #[inline(always)]
+        pub fn round(self) -> Self {
+            Self(f32x4_nearest(self.0))
+        }
+        /// Whole numbers in the range of i32; others saturate, NaN becomes 0.
+        #[inline(always)]
+        pub fn to_i32(self) -> I32x4 {
+            I32x4(i32x4_trunc_sat_f32x4(self.0))
+        }
+        /// `then` in the lanes where `self < other`, `otherwise` in the rest.
+        #[inline(always)]
+        pub fn if_less(self, other: Self, then: Self, otherwise: Self) -> Self {
+            Self(v128_bitselect(then.0, otherwise.0, f32x4_lt(self.0, other.0)))
+        }
+        #[inline(always)]
+        pub fn to_array(self) -> [f32; 4] {
+            [
+                f32x4_extract_lane::<0>(self.0),
+                f32x4_extract_lane::<1>(self.0),
+                f32x4_extract_lane::<2>(self.0),
+                f32x4_extract_lane::<3>(self.0),
+            ]
+        }
+    }
+
+    impl I32x4 {
+        #[inline(always)]
+        pub fn splat(value: i32) -> Self {
+            Self(i32x4_splat(value))
+        }
+        #[inline(always)]
+        pub fn add(self, other: Self) -> Self {
+            Self(i32x4_add(self.0, other.0))
+        }
+        #[inline(always)]
+        pub fn shl<const BITS: u32>(self) -> Self {
+            Self(i32x4_shl(self.0, BITS))
+        }
+        /// As f32, rounded to nearest.
+        #[inline(always)]
+        pub fn to_f32(self) -> F32x4 {
+            F32x4(f32x4_convert_i32x4(self.0))
+        }
+        /// The same bits as f32.
+        #[inline(always)]
+        pub fn as_f32(self) -> F32x4 {
+            F32x4(self.0)
+        }
+        #[inline(always)]
+        pub fn to_array(self) -> [i32; 4] {
+            [
+                i32x4_extract_lane::<0>(self.0),
+                i32x4_extract_lane::<1>(self.0),
+                i32x4_extract_lane::<2>(self.0),
+                i32x4_extract_lane::<3>(self.0),
+            ]
+        }
+        /// `[a0 + a1, a2 + a3, b0 + b1, b2 + b3]`.
+        #[inline(always)]
+        pub fn add_pairs(a: Self, b: Self) -> Self {
+            Self(i32x4_add(
+                i32x4_shuffle::<0, 2, 4, 6>(a.0, b.0),
+                i32x4_shuffle::<1, 3, 5, 7>(a.0, b.0),
+            ))
+        }
+    }
+
+    impl I16x8 {
+        #[inline(always)]
+        pub fn splat(value: i16) -> Self {
+            Self(i16x8_splat(value))
+        }
+        /// Four i8, extended, twice: `[a0, a1, a2, a3, a0, a1, a2, a3]`.
+        ///
+        /// # Safety
+        /// `from` must point to four readable bytes.
+        #[inline(always)]
+        pub unsafe fn load_four_twice(from: *const i8) -> Self {
+            Self(i16x8_extend_low_i8x16(v128_load32_splat(from as *const u32)))
+        }
+        #[inline(always)]
+        pub fn add(self, other: Self) -> Self {
+            Self(i16x8_add(self.0, other.0))
+        }
+        /// Sums of neighbouring products: four i32.
+        #[inline(always)]
+        pub fn dot(self, other: Self) -> I32x4 {
+            I32x4(i32x4_dot_i16x8(self.0, other.0))
+        }
+        /// Sums of neighbouring elements: four i32.
+        #[inline(always)]
+        pub fn add_neighbours(self) -> I32x4 {
+            I32x4(i32x4_extadd_pairwise_i16x8(self.0))
+        }
+        /// Elements 0 and 2, four times.
+        #[inline(always)]
+        pub fn even_pair(self) -> Self {
+            Self(i16x8_shuffle::<0, 2, 0, 2, 0, 2, 0, 2>(self.0, self.0))
+        }
+        /// Elements 1 and 3, four times.
+        #[inline(always)]
+        pub fn odd_pair(self) -> Self {
+            Self(i16x8_shuffle::<1, 3, 1, 3, 1, 3, 1, 3>(self.0, self.0))
+        }
+        /// Each element shifted right by BITS, then its low four bits.
+        #[inline(always)]
+        pub fn nibble<const BITS: u32>(self) -> Self {
+            Self(v128_and(u16x8_shr(self.0, BITS), i16x8_splat(15)))
+        }
+    }
+
+    impl I8x16 {
+        /// # Safety
+        /// `from` must point to sixteen readable bytes.
+        #[inline(always)]
+        pub unsafe fn load(from: *const u8) -> Self {
+            Self(v128_load(from as *const v128))
+        }
+        /// Four bytes, four times.
+        ///
+        /// # Safety
+        /// `from` must point to four readable bytes.
+        #[inline(always)]
+        pub unsafe fn load_four_splat(from: *const i8) -> Self {
+            Self(v128_load32_splat(from as *const u32))
+        }
+        /// Bytes 0 to 7 as i16.
+        #[inline(always)]
+        pub fn low(self) -> I16x8 {
+            I16x8(i16x8_extend_low_i8x16(self.0))
+        }
+        /// Bytes 8 to 15 as i16.
+        #[inline(always)]
+        pub fn high(self) -> I16x8 {
+            I16x8(i16x8_extend_high_i8x16(self.0))
+        }
+        /// The same bytes as eight i16.
+        #[inline(always)]
+        pub fn as_i16(self) -> I16x8 {
+            I16x8(self.0)
+        }
+        /// The low four bits of each byte.
+        #[inline(always)]
+        pub fn low_nibbles(self) -> Self {
+            Self(v128_and(self.0, u8x16_splat(15)))
+        }
+        /// The high four bits of each byte.
+        #[inline(always)]
+        pub fn high_nibbles(self) -> Self {
+            Self(v128_and(u16x8_shr(self.0, 4), u8x16_splat(15)))
+        }
+        /// Sums of neighbouring products with `other`, whose bytes must lie in 0 ... 127: there every
+        /// engine's relaxed dot product is exact.
+        #[cfg(target_feature = "relaxed-simd")]
+        #[inline(always)]
+        pub fn relaxed_dot(self, other: Self) -> I16x8 {
+            I16x8(i16x8_relaxed_dot_i8x16_i7x16(self.0, other.0))
+        }
+    }
+}
+
+#[cfg(not(target_family = "wasm"))]
+mod lanes {
+    use core::array::from_fn;
+
+    /// Four f32.
+    #[derive(Clone, Copy)]
+    pub struct F32x4([f32; 4]);
+    /// Four i32.
+    #[derive(Clone, Copy)]
+    pub struct I32x4([i32; 4]);
+    /// Eight i16.
+    #[derive(Clone, Copy)]
+    pub struct I16x8([i16; 8]);
+    /// Sixteen bytes.
+    #[derive(Clone, Copy)]
+    pub struct I8x16([i8; 16]);
+
+    impl F32x4 {
+        #[inline(always)]
+        pub fn splat(value: f32) -> Self {
+            Self([value; 4])
+        }
+        /// # Safety
+        /// `from` must point to four readable f32.
+        #[inline(always)]
+        pub unsafe fn load(from: *const f32) -> Self {
+            Self((from as *const [f32; 4]).read_unaligned())
+        }
+        /// Four halves as f32 times 2^-112: the caller owes a multiplication with 2^112.
+        ///
+        /// # Safety
+        /// `from` must point to four readable u16.
+        #[inline(always)]
+        pub unsafe fn load_f16_shifted(from: *const u16) -> Self {
+            let halves = (from as *const [u16; 4]).read_unaligned();
+            Self(halves.map(|h| f32::from_bits(((h as i16 as i32) << 13) as u32 & 0x8fff_ffff)))
+        }
+        /// # Safety
+        /// `to` must point to four writable f32.
+        #[inline(always)]
+        pub unsafe fn store(self, to: *mut f32) {
+            (to as *mut [f32; 4]).write_unaligned(self.0)
+        }
+        #[inline(always)]
+        fn zip(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
+            Self(from_fn(|i| f(self.0[i], other.0[i])))
+        }
+        #[inline(always)]
+        pub fn add(self, other: Self) -> Self {
+            self.zip(other, |a, b| a + b)
+        }
+        #[inline(always)]
+        pub fn sub(self, other: Self) -> Self {
+            self.zip(other, |a, b| a - b)
+        }
+        #[inline(always)]
+        pub fn mul(self, other: Self) -> Self {
+            self.zip(other, |a, b| a * b)
+        }
+        #[inline(always)]
+        pub fn div(self, other: Self) -> Self {
+            self.zip(other, |a, b| a / b)
+        }
+        /// The larger of each pair; NaN where either is.
+        #[inline(always)]
+        pub fn max(self, other: Self) -> Self {
+            self.zip(other, |a, b| if a.is_nan() || b.is_nan() { f32::NAN } else { a.max(b) })
+        }
+        /// The smaller of each pair; NaN where either is.
+        #[inline(always)]
+        pub fn min(self, other: Self) -> Self {
+            self.zip(other, |a, b| if a.is_nan() || b.is_nan() { f32::NAN } else { a.min(b) })
+        }
+        #[inline(always)]
+        pub fn abs(self) -> Self {
+            Self(self.0.map(f32::abs))
+        }
+        #[inline(always)]
+        pub fn sqrt(self) -> Self {
+            Self(self.0.map(f32::sqrt))
+        }
+        /// Rounded to nearest, ties to even.
+        #[inline(always)]
+        pub fn round(self) -> Self {
+            Self(self.0.map(f32::round_ties_even))
+        }
+        /// Whole numbers in the range of i32; others saturate, NaN becomes 0.
+        #[inline(always)]
+        pub fn to_i32(self) -> I32x4 {
+            I32x4(self.0.map(|value| value as i32))
+        }
+        /// `then` in the lanes where `self < other`, `otherwise` in the rest.
+        #[inline(always)]
+        pub fn if_less(self, other: Self, then: Self, otherwise: Self) -> Self {
+            Self(from_fn(|i| if self.0[i] < other.0[i] { then.0[i] } else { otherwise.0[i] }))
+        }
+        #[inline(always)]
+        pub fn to_array(self) -> [f32; 4] {
+            self.0
+        }
+    }
+
+    impl I32x4 {
+        #[inline(always)]
+        pub fn splat(value: i32) -> Self {
+            Self([value; 4])
+        }
+        #[inline(always)]
+        pub fn add(self, other: Self) -> Self {
+            Self(from_fn(|i| self.0[i].wrapping_add(other.0[i])))
+        }
+        #[inline(always)]
+        pub fn shl<const BITS: u32>(self) -> Self {
+            Self(self.0.map(|value| value << BITS))
+        }
+        /// As f32, rounded to nearest.
+        #[inline(always)]
+        pub fn to_f32(self) -> F32x4 {
+            F32x4(self.0.map(|value| value as f32))
+        }
+        /// The same bits as f32.
+        #[inline(always)]
+        pub fn as_f32(self) -> F32x4 {
+            F32x4(self.0.map(|value| f32::from_bits(value as u32)))
+        }
+        #[inline(always)]
+        pub fn to_array(self) -> [i32; 4] {
+            self.0
+        }
+        /// `[a0 + a1, a2 + a3, b0 + b1, b2 + b3]`.
+        #[inline(always)]
+        pub fn add_pairs(a: Self, b: Self) -> Self {
+            let ([a0, a1, a2, a3], [b0, b1, b2, b3]) = (a.0, b.0);
+            Self([a0 + a1, a2 + a3, b0 + b1, b2 + b3])
+        }
+    }
+
+    impl I16x8 {
+        #[inline(always)]
+        pub fn splat(value: i16) -> Self {
+            Self([value; 8])
+        }
+        /// Four i8, extended, twice: `[a0, a1, a2, a3, a0, a1, a2, a3]`.
+        ///
+        /// # Safety
+        /// `from` must point to four readable bytes.
+        #[inline(always)]
+        pub unsafe fn load_four_twice(from: *const i8) -> Self {
+            let four = (from as *const [i8; 4]).read_unaligned();
+            Self(from_fn(|i| four[i % 4] as i16))
+        }
+        #[inline(always)]
+        pub fn add(self, other: Self) -> Self {
+            Self(from_fn(|i| self.0[i].wrapping_add(other.0[i])))
+        }
+        /// Sums of neighbouring products: four i32.
+        #[inline(always)]
+        pub fn dot(self, other: Self) -> I32x4 {
+            let product = |i: usize| self.0[i] as i32 * other.0[i] as i32;
+            I32x4(from_fn(|i| product(2 * i).wrapping_add(product(2 * i + 1))))
+        }
+        /// Sums of neighbouring elements: four i32.
+        #[inline(always)]
+        pub fn add_neighbours(self) -> I32x4 {
+            I32x4(from_fn(|i| self.0[2 * i] as i32 + self.0[2 * i + 1] as i32))
+        }
+        /// Elements 0 and 2, four times.
+        #[inline(always)]
+        pub fn even_pair(self) -> Self {
+            Self(from_fn(|i| self.0[i % 2 * 2]))
+        }
+        /// Elements 1 and 3, four times.
+        #[inline(always)]
+        pub fn odd_pair(self) -> Self {
+            Self(from_fn(|i| self.0[i % 2 * 2 + 1]))
+        }
+        /// Each element shifted right by BITS, then its low four bits.
+        #[inline(always)]
+        pub fn nibble<const BITS: u32>(self) -> Self {
+            Self(self.0.map(|value| ((value as u16) >> BITS & 15) as i16))
+        }
+    }
+
+    impl I8x16 {
+        /// # Safety
+        /// `from` must point to sixteen readable bytes.
+        #[inline(always)]
+        pub unsafe fn load(from: *const u8) -> Self {
+            Self((from as *const [i8; 16]).read_unaligned())
+        }
+        /// Four bytes, four times.
+        ///
+        /// # Safety
+        /// `from` must point to four readable bytes.
+        #[inline(always)]
+        pub unsafe fn load_four_splat(from: *const i8) -> Self {
+            let four = (from as *const [i8; 4]).read_unaligned();
+            Self(from_fn(|i| four[i % 4]))
+        }
+        /// Bytes 0 to 7 as i16.
+        #[inline(always)]
+        pub fn low(self) -> I16x8 {
+            I16x8(from_fn(|i| self.0[i] as i16))
+        }
+        /// Bytes 8 to 15 as i16.
+        #[inline(always)]
+        pub fn high(self) -> I16x8 {
+            I16x8(from_fn(|i| self.0[i + 8] as i16))
+        }
+        /// The same bytes as eight i16.
+        #[inline(always)]
+        pub fn as_i16(self) -> I16x8 {
+            let bytes = self.0;
+            I16x8(from_fn(|i| i16::from_le_bytes([bytes[2 * i] as u8, bytes[2 * i + 1] as u8])))
+        }
+    }
+}
+
+pub use lanes::{F32x4, I16x8, I32x4, I8x16};
+
+/// The factor that [`F32x4::load_f16_shifted`] leaves to its caller.
+pub const F16_SHIFT: f32 = 5192296858534828000000000000000000.0; // 2^112
+
+impl F32x4 {
+    /// Sum of the lanes, in a fixed order.
+    #[inline(always)]
+    pub fn sum(self) -> f32 {
+        let [a, b, c, d] = self.to_array();
+        (a + c) + (b + d)
+    }
+}
