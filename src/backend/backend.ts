@@ -1,0 +1,68 @@
+/**
+ * The contract between the engine and what computes: three backends fulfil it, and tests script it.
+ * @module
+ */
+import type { StepLimits, StepPlan } from "./step_plan.ts";
+
+/** Names of the backends. */
+export type BackendName = "wasm" | "ort";
+
+/** What was chosen when a backend was opened. */
+export interface BackendInfo {
+  /** The backend. */
+  backend: BackendName;
+  /** Which build of it, for example `relaxed-simd`. */
+  build: string;
+  /** How many threads compute. */
+  threads: number;
+  /** Why not more. */
+  threadsReason: string;
+  /** Memory by what it is for, bytes. */
+  bytes: Readonly<Record<string, number>>;
+}
+
+/** What a step computed. */
+export interface StepResult {
+  /** [Q, vocab], row by row; valid until the next step. */
+  logits: Float32Array;
+  /**
+   * Another output that the graph declares, for example `layers.1.experts`.
+   * @param name Its name.
+   * @returns Its elements; valid until the next step. `undefined` if there is none of this name.
+   */
+  output(name: string): Float32Array | Int32Array | undefined;
+}
+
+/** Copies of whole blocks of the cache, in order. */
+export type BlockCopies = readonly { from: number; to: number }[];
+
+/** Executes steps of one model. */
+export interface Backend {
+  /** What was chosen. */
+  readonly info: BackendInfo;
+  /** What a step may hold. */
+  readonly limits: StepLimits;
+  /**
+   * Runs a step. One may be under way at a time; timers and events run between steps.
+   * @param plan The step.
+   * @returns Its results.
+   * @throws {InvalidArgumentError} If the plan breaks the contract; nothing has happened then.
+   * @throws {BackendError} If it failed while running, or is closed.
+   */
+  run(plan: StepPlan): Promise<StepResult>;
+  /**
+   * Copies blocks of every cache, for sequences that part.
+   * @param copies From and to.
+   */
+  copyBlocks(copies: BlockCopies): Promise<void>;
+  /** Frees everything. */
+  close(): Promise<void>;
+}
+
+/** How a backend is opened. */
+export interface BackendOptions {
+  /** Largest context of a sequence, tokens; the model's by default. */
+  contextLength?: number;
+  /** Tokens that the cache holds, all sequences together. */
+  cacheTokens?: number;
+}

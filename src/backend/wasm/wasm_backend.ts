@@ -1,0 +1,206 @@
+/**
+ * Backend `wasm`: the engine's kernels in WebAssembly, in every runtime, with nothing to install.
+ * @module
+ */
+import { BackendError, HybridseekError } from "../../errors.ts";
+import type { ModelPackage } from "../../files/model_package.ts";
+import type { ModelSpec } from "../../model_spec.ts";
+import type { GraphModel } from "../../onnx/read_model.ts";
+import type { Backend, BackendInfo, BackendOptions, BlockCopies, StepResult } from "../backend.ts";
+import { checkStepPlan, type StepLimits, type StepPlan } from "../step_plan.ts";
+import { compileProgram, type Program, type StepInput } from "./compile_program.ts";
+import { type EngineBuild, type EngineInstance, instantiateEngine } from "./engine_module.ts";
+import { type MemoryPlan, planMemory, TENSOR_ROW_BYTES } from "./memory_plan.ts";
+import { growMemory, loadWeights, type OnLoaded, stagingBytes } from "./weight_loader.ts";
+import { nextTask } from "./next_task.ts";
+
+/** Tokens per block of the cache. */
+const BLOCK_SIZE = 16;
+/** Tokens of a step: chunks long enough that weights are read rarely, short enough to stop soon. */
+const STEP_TOKENS = 256;
+/** Sequences of a step; each has at least one token of it. */
+const STEP_SEQUENCES = 256;
+/** Most rows of logits that the step contract allows. */
+const MAX_LOGIT_ROWS = 256;
+/** Memory that the logits may take, bytes: with a large vocabulary fewer rows fit a step. */
+const LOGIT_BYTES = 64 * 1024 * 1024;
+/** The cache takes this much if the context is shorter, bytes. */
+const DEFAULT_CACHE_BYTES = 128 * 1024 * 1024;
+/** Most contexts that the default cache holds. */
+const DEFAULT_CONTEXTS = 16;
+
+/** Options of {@linkcode openWasmBackend}. */
+export interface WasmBackendOptions extends BackendOptions {
+  /** Build of the engine; the best one that the runtime accepts by default. */
+  build?: EngineBuild;
+  /** Told of the bytes read so far and in all while loading. */
+  onLoaded?: (doneBytes: number, totalBytes: number) => void;
+}
+
+/**
+ * Opens a model on backend `wasm`.
+ *
+ * @param model The package.
+ * @param graph Its graph.
+ * @param spec What the graph says of the model.
+ * @param options Sizes, build, progress.
+ * @returns The backend, ready to run.
+ * @throws {UnsupportedError} If the graph has an op without a kernel.
+ * @throws {CapacityError} If it does not fit the memory.
+ * @throws {InvalidFileError} If a file of the package is missing or damaged.
+ */
+export async function openWasmBackend(
+  model: ModelPackage,
+  graph: GraphModel,
+  spec: ModelSpec,
+  options: WasmBackendOptions = {},
+): Promise<Backend> {
+  const engine = instantiateEngine(options.build);
+  const limits = stepLimits(spec, options);
+  const program = compileProgram(graph, limits, engine.exports);
+  const staging = stagingBytes(program.loads);
+  const plan = planMemory(program, Number(engine.exports.__heap_base.value), staging);
+  growMemory(engine.memory, plan.pages);
+  await loadWeights(model, program.loads, engine, plan, progress(program, options));
+  return new WasmBackend(engine, program, plan, limits, spec);
+}
+
+function stepLimits(spec: ModelSpec, options: BackendOptions): StepLimits {
+  const contextLength = options.contextLength ?? spec.contextLength;
+  const affordable = Math.floor(DEFAULT_CACHE_BYTES / spec.cacheBytesPerToken);
+  const cacheTokens = options.cacheTokens ??
+    Math.max(contextLength, Math.min(affordable, DEFAULT_CONTEXTS * contextLength));
+  const logitRows = Math.floor(LOGIT_BYTES / (spec.vocabSize * 4));
+  return {
+    tokens: STEP_TOKENS,
+    sequences: STEP_SEQUENCES,
+    logitRows: Math.min(Math.max(logitRows, 1), MAX_LOGIT_ROWS),
+    contextLength,
+    blocks: 1 + Math.ceil(cacheTokens / BLOCK_SIZE), // and the scratch block
+    blockSize: BLOCK_SIZE,
+  };
+}
+
+function progress(program: Program, { onLoaded }: WasmBackendOptions): OnLoaded {
+  const totalBytes = program.loads.reduce((sum, load) => {
+    const scales = load.kind === "matrices" ? load.scales?.bytes ?? 0 : 0;
+    return sum + load.source.bytes + scales;
+  }, 0);
+  let doneBytes = 0;
+  return (bytes) => onLoaded?.(doneBytes += bytes, totalBytes);
+}
+
+class WasmBackend implements Backend {
+  readonly info: BackendInfo;
+  readonly limits: StepLimits;
+  readonly #spec: ModelSpec;
+  readonly #program: Program;
+  readonly #plan: MemoryPlan;
+  #engine: EngineInstance | undefined;
+  /** Why no step can run any more. */
+  #failure: HybridseekError | undefined;
+
+  constructor(
+    engine: EngineInstance,
+    program: Program,
+    plan: MemoryPlan,
+    limits: StepLimits,
+    spec: ModelSpec,
+  ) {
+    this.#engine = engine;
+    this.#program = program;
+    this.#plan = plan;
+    this.#spec = spec;
+    this.limits = limits;
+    this.info = {
+      backend: "wasm",
+      build: engine.build,
+      threads: 1,
+      threadsReason: "this build computes on the caller's thread",
+      bytes: plan.bytes,
+    };
+    const { memory } = engine;
+    new Uint32Array(memory.buffer, plan.words, program.words.length).set(program.words);
+    const table = new DataView(memory.buffer, plan.table);
+    for (const [tensor, { bytes }] of program.tensors.entries()) {
+      table.setBigUint64(tensor * TENSOR_ROW_BYTES, BigInt(plan.tensors[tensor]!), true);
+      table.setBigUint64(tensor * TENSOR_ROW_BYTES + 8, BigInt(bytes), true);
+    }
+  }
+
+  async run(step: StepPlan): Promise<StepResult> {
+    const { exports, memory } = this.#running();
+    checkStepPlan(step, this.limits, this.#spec.vocabSize);
+    const inputs: Record<StepInput, Int32Array> = {
+      token_ids: step.tokenIds,
+      positions: step.positions,
+      slots: step.slots,
+      query_starts: step.queryStarts,
+      context_lengths: step.contextLengths,
+      block_tables: step.blockTables,
+      logit_rows: step.logitRows,
+    };
+    for (const [name, tensor] of this.#program.inputs) {
+      const values = inputs[name];
+      new Int32Array(memory.buffer, this.#plan.tensors[tensor], values.length).set(values);
+    }
+    const sequences = step.contextLengths.length;
+    new Uint32Array(memory.buffer, this.#plan.sizes, 4).set([
+      step.tokenIds.length,
+      step.logitRows.length,
+      sequences,
+      step.blockTables.length / sequences,
+    ]);
+    const { words, tensors } = this.#program;
+    const { words: program, table, sizes } = this.#plan;
+    try {
+      exports.run(program, words.length, table, tensors.length, sizes);
+    } catch (cause) {
+      this.#failure = new BackendError(
+        "backend_failed",
+        `Cannot run the step: the engine stopped (${
+          (cause as Error).message
+        }); its state is lost, ` +
+          "open the model again.",
+        { cause },
+      );
+      this.#engine = undefined;
+      throw this.#failure;
+    }
+    await nextTask();
+    return {
+      logits: this.#rows("logits", step) as Float32Array,
+      output: (name) => this.#program.outputs.has(name) ? this.#rows(name, step) : undefined,
+    };
+  }
+
+  copyBlocks(copies: BlockCopies): Promise<void> {
+    const bytes = new Uint8Array(this.#running().memory.buffer);
+    for (const { from, to } of copies) {
+      for (const { tensor, blockBytes } of this.#program.caches) {
+        const start = this.#plan.tensors[tensor]!;
+        const source = start + from * blockBytes;
+        bytes.copyWithin(start + to * blockBytes, source, source + blockBytes);
+      }
+    }
+    return Promise.resolve();
+  }
+
+  close(): Promise<void> {
+    this.#failure ??= new BackendError("closed", "Cannot run the step: the model has been closed.");
+    this.#engine = undefined;
+    return Promise.resolve();
+  }
+
+  #running(): EngineInstance {
+    if (this.#engine) return this.#engine;
+    throw this.#failure!;
+  }
+
+  #rows(name: string, step: StepPlan): Float32Array | Int32Array {
+    const { tensor, rows, width, type } = this.#program.outputs.get(name)!;
+    const count = (rows === "tokens" ? step.tokenIds : step.logitRows).length * width;
+    const Elements = type === "i32" ? Int32Array : Float32Array;
+    return new Elements(this.#running().memory.buffer, this.#plan.tensors[tensor], count);
+  }
+}

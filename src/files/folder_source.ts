@@ -1,0 +1,131 @@
+/**
+ * Files of a folder on this machine, through `node:fs`, which Deno, Node and Bun have. It is loaded
+ * when a folder is opened and not before: browsers and edge workers never see it.
+ * @module
+ */
+import { InvalidFileError, UnsupportedError } from "../errors.ts";
+import type { FileSource } from "./source.ts";
+
+/** What is used of an open file of `node:fs/promises`. */
+interface OpenFile {
+  read(
+    into: Uint8Array,
+    offset: number,
+    length: number,
+    position: number,
+  ): Promise<{ bytesRead: number }>;
+  stat(): Promise<{ size: number }>;
+  close(): Promise<void>;
+}
+
+/** What is used of `node:fs/promises`. */
+interface FileSystem {
+  open(path: string, flags: "r"): Promise<OpenFile>;
+  realpath(path: string): Promise<string>;
+}
+
+/** Not written into the import, so that bundlers for browsers leave it alone. */
+const FILE_SYSTEM = "node:fs/promises";
+
+/** A folder. */
+export class FolderSource implements FileSource {
+  /** Its path. */
+  readonly address: string;
+  readonly #open = new Map<string, Promise<OpenFile>>();
+
+  /** @param path Its path. */
+  constructor(path: string) {
+    this.address = path;
+  }
+
+  /** See {@linkcode FileSource.read}. */
+  async read(
+    name: string,
+    offset: number,
+    length: number,
+    signal?: AbortSignal,
+  ): Promise<Uint8Array<ArrayBuffer>> {
+    const file = await this.#file(name);
+    const bytes = new Uint8Array(length);
+    for (let done = 0; done < length;) {
+      signal?.throwIfAborted();
+      const { bytesRead } = await file.read(bytes, done, length - done, offset + done);
+      if (bytesRead === 0) {
+        throw new InvalidFileError(
+          this.path(name),
+          `Cannot read ${this.path(name)}: it ends at byte ${offset + done}, before ` +
+            `${offset + length}: it is truncated; get the file anew.`,
+        );
+      }
+      done += bytesRead;
+    }
+    return bytes;
+  }
+
+  /** See {@linkcode FileSource.readAll}. */
+  async readAll(name: string, signal?: AbortSignal): Promise<Uint8Array<ArrayBuffer>> {
+    const { size } = await (await this.#file(name)).stat();
+    return await this.read(name, 0, size, signal);
+  }
+
+  /** The path of a file. @param name The file. @returns Its path. */
+  path(name: string): string {
+    return this.address.endsWith("/") ? this.address + name : `${this.address}/${name}`;
+  }
+
+  /** Closes all files. */
+  async close(): Promise<void> {
+    const files = [...this.#open.values()];
+    this.#open.clear();
+    const opened = await Promise.allSettled(files);
+    await Promise.all(opened.map((file) => file.status === "fulfilled" && file.value.close()));
+  }
+
+  #file(name: string): Promise<OpenFile> {
+    let file = this.#open.get(name);
+    if (!file) {
+      file = this.#openFile(name);
+      this.#open.set(name, file);
+    }
+    return file;
+  }
+
+  async #openFile(name: string): Promise<OpenFile> {
+    const system = await fileSystem();
+    const path = this.path(name);
+    try {
+      const [folder, real] = await Promise.all([
+        system.realpath(this.address),
+        system.realpath(path),
+      ]);
+      // A symbolic link may point anywhere; what is opened must lie in the folder.
+      if (!real.startsWith(folder) || !/^[/\\][^/\\]+$/.test(real.slice(folder.length))) {
+        throw new InvalidFileError(
+          path,
+          `Cannot read ${path}: it is a link to ${real}, outside of the package; copy the file into ` +
+            "the folder.",
+        );
+      }
+      return await system.open(real, "r");
+    } catch (cause) {
+      if (cause instanceof InvalidFileError) throw cause;
+      const missing = (cause as { code?: string }).code === "ENOENT";
+      throw new InvalidFileError(
+        path,
+        `Cannot open ${path}: ${missing ? "it does not exist" : (cause as Error).message}.`,
+        { cause, code: missing ? "not_found" : "invalid_file" },
+      );
+    }
+  }
+}
+
+async function fileSystem(): Promise<FileSystem> {
+  try {
+    return await import(FILE_SYSTEM) as FileSystem;
+  } catch (cause) {
+    throw new UnsupportedError(
+      "Cannot open a folder: this runtime has no file system; open the package from an https: address.",
+      { cause },
+    );
+  }
+}

@@ -1,0 +1,188 @@
+/**
+ * A package: the folder that the exporter writes and every backend opens. What is read is compared with
+ * the hashes of its manifest.
+ * @module
+ */
+import { InvalidFileError } from "../errors.ts";
+import {
+  CHUNK_BYTES,
+  type Manifest,
+  MANIFEST_NAME,
+  type ManifestFile,
+  parseManifest,
+} from "./manifest.ts";
+import { type FileSource, openSource } from "./source.ts";
+
+/** Chunks that are kept because the next read may want the rest of them. */
+const KEPT_CHUNKS = 3;
+
+/** How a package is opened. */
+export interface OpenPackageOptions {
+  /** Compare what is read with the manifest's hashes; true by default. */
+  verify?: boolean;
+  /** Stops reading. */
+  signal?: AbortSignal;
+}
+
+/** An open package. */
+export class ModelPackage {
+  /** What it is made of. */
+  readonly manifest: Manifest;
+  readonly #source: FileSource;
+  readonly #options: OpenPackageOptions;
+  readonly #files: ReadonlyMap<string, ManifestFile>;
+  readonly #chunks = new Map<string, Uint8Array<ArrayBuffer>>();
+
+  private constructor(source: FileSource, manifest: Manifest, options: OpenPackageOptions) {
+    this.manifest = manifest;
+    this.#source = source;
+    this.#options = options;
+    this.#files = new Map(manifest.files.map((file) => [file.name, file]));
+  }
+
+  /**
+   * Opens a package.
+   *
+   * @param location Its folder's path or address.
+   * @param options Verification, abort.
+   * @returns The package; only its manifest has been read.
+   * @throws {InvalidFileError} If there is none or its manifest is malformed.
+   */
+  static async open(
+    location: string | URL,
+    options: OpenPackageOptions = {},
+  ): Promise<ModelPackage> {
+    const source = openSource(location);
+    try {
+      const bytes = await source.readAll(MANIFEST_NAME, options.signal).catch((cause) => {
+        if (cause?.code !== "not_found") throw cause;
+        throw new InvalidFileError(
+          source.address,
+          `Cannot open ${source.address}: it has no ${MANIFEST_NAME}, so it is no package; make one of ` +
+            "a checkpoint with `hybridseek export <checkpoint> <package>`.",
+          { cause, code: "not_found" },
+        );
+      });
+      const address = `${source.address} ${MANIFEST_NAME}`;
+      const manifest = parseManifest(address, new TextDecoder().decode(bytes));
+      return new ModelPackage(source, manifest, options);
+    } catch (error) {
+      await source.close();
+      throw error;
+    }
+  }
+
+  /** The folder or address. */
+  get address(): string {
+    return this.#source.address;
+  }
+
+  /** Whether it has a file. @param name The file. @returns True if the manifest names it. */
+  has(name: string): boolean {
+    return this.#files.has(name);
+  }
+
+  /**
+   * The path of a file, for native libraries.
+   *
+   * @param name The file.
+   * @returns Its path; `undefined` where the package is not on a disk.
+   */
+  path(name: string): string | undefined {
+    return this.#source.path(name);
+  }
+
+  /**
+   * Reads a part of a file.
+   *
+   * @param name The file.
+   * @param offset First byte.
+   * @param length How many bytes.
+   * @returns These bytes, owned by the caller.
+   * @throws {InvalidFileError} If it is missing, shorter, or not what was exported.
+   */
+  async read(name: string, offset: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
+    const file = this.#file(name);
+    if (offset + length > file.bytes) {
+      throw new InvalidFileError(
+        name,
+        `Cannot read bytes ${offset} to ${offset + length} of ${name} in ${this.address}: it has ` +
+          `${file.bytes}; export the package again.`,
+      );
+    }
+    if (this.#options.verify === false) {
+      return await this.#source.read(name, offset, length, this.#options.signal);
+    }
+    const result = new Uint8Array(length);
+    for (let position = offset; position < offset + length;) {
+      const index = Math.floor(position / CHUNK_BYTES);
+      const chunk = await this.#chunk(file, index);
+      const from = position - index * CHUNK_BYTES;
+      const piece = chunk.subarray(from, from + offset + length - position);
+      result.set(piece, position - offset);
+      position += piece.length;
+    }
+    return result;
+  }
+
+  /** Reads a whole file. @param name The file. @returns Its bytes. See {@linkcode read}. */
+  async readAll(name: string): Promise<Uint8Array<ArrayBuffer>> {
+    return await this.read(name, 0, this.#file(name).bytes);
+  }
+
+  /** Reads a text. @param name The file. @returns Its text. See {@linkcode read}. */
+  async readText(name: string): Promise<string> {
+    return new TextDecoder().decode(await this.readAll(name));
+  }
+
+  /** Compares every chunk of a file with its hash. @param name The file. See {@linkcode read}. */
+  async verify(name: string): Promise<void> {
+    const file = this.#file(name);
+    if (this.#options.verify === false) return;
+    for (let index = 0; index < file.sha256.length; index++) await this.#chunk(file, index);
+  }
+
+  /** Closes open files. */
+  async close(): Promise<void> {
+    this.#chunks.clear();
+    await this.#source.close();
+  }
+
+  #file(name: string): ManifestFile {
+    const file = this.#files.get(name);
+    if (file) return file;
+    throw new InvalidFileError(
+      name,
+      `Cannot read ${name} in ${this.address}: its ${MANIFEST_NAME} does not name it; export the ` +
+        "package again.",
+      { code: "not_found" },
+    );
+  }
+
+  async #chunk({ name, bytes, sha256 }: ManifestFile, index: number) {
+    const key = `${index} ${name}`;
+    const kept = this.#chunks.get(key);
+    if (kept) return kept;
+    const offset = index * CHUNK_BYTES;
+    const length = Math.min(CHUNK_BYTES, bytes - offset);
+    const chunk = await this.#source.read(name, offset, length, this.#options.signal);
+    const hash = toHex(new Uint8Array(await crypto.subtle.digest("SHA-256", chunk)));
+    if (hash !== sha256[index]) {
+      throw new InvalidFileError(
+        name,
+        `Cannot use ${name} in ${this.address}: its bytes from ${offset} on have the sha256 ${hash}, ` +
+          `not ${sha256[index]} as exported: the file is damaged; get it anew.`,
+      );
+    }
+    this.#chunks.set(key, chunk);
+    for (const oldest of this.#chunks.keys()) {
+      if (this.#chunks.size <= KEPT_CHUNKS) break;
+      this.#chunks.delete(oldest);
+    }
+    return chunk;
+  }
+}
+
+function toHex(bytes: Uint8Array): string {
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}

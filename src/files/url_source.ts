@@ -1,0 +1,86 @@
+/**
+ * Files below an address on the web, read by ranges.
+ * @module
+ */
+import { InvalidFileError } from "../errors.ts";
+import type { FileSource } from "./source.ts";
+
+/** Largest file that is taken whole from a server that does not serve ranges, bytes. */
+const MAX_WHOLE_BYTES = 256 * 1024 * 1024;
+
+/** A folder on a web server. */
+export class UrlSource implements FileSource {
+  /** The folder's address, with a slash at its end. */
+  readonly address: string;
+
+  /** @param url The folder's address. */
+  constructor(url: URL) {
+    const folder = new URL(url);
+    if (!folder.pathname.endsWith("/")) folder.pathname += "/";
+    this.address = folder.href;
+  }
+
+  /** See {@linkcode FileSource.read}. */
+  async read(
+    name: string,
+    offset: number,
+    length: number,
+    signal?: AbortSignal,
+  ): Promise<Uint8Array<ArrayBuffer>> {
+    const range = `bytes=${offset}-${offset + length - 1}`;
+    const response = await this.#fetch(name, { headers: { range }, signal });
+    if (
+      response.status !== 206 && Number(response.headers.get("content-length")) > MAX_WHOLE_BYTES
+    ) {
+      await response.body?.cancel();
+      this.#fail(name, `the server does not serve ranges (status ${response.status})`);
+    }
+    const body = new Uint8Array(await response.arrayBuffer());
+    const bytes = response.status === 206 ? body : body.slice(offset, offset + length);
+    if (bytes.length !== length) {
+      this.#fail(name, `${range} was asked for and ${bytes.length} bytes came`);
+    }
+    return bytes;
+  }
+
+  /** See {@linkcode FileSource.readAll}. */
+  async readAll(name: string, signal?: AbortSignal): Promise<Uint8Array<ArrayBuffer>> {
+    const response = await this.#fetch(name, { signal });
+    return new Uint8Array(await response.arrayBuffer());
+  }
+
+  /** Nothing on the web has a path. @returns `undefined`. */
+  path(_name: string): undefined {
+    return undefined;
+  }
+
+  /** Nothing stays open. */
+  close(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  async #fetch(name: string, init: RequestInit): Promise<Response> {
+    let response: Response;
+    try {
+      response = await fetch(new URL(encodeURIComponent(name), this.address), init);
+    } catch (cause) {
+      init.signal?.throwIfAborted();
+      this.#fail(name, (cause as Error).message, cause);
+    }
+    if (response.ok) return response;
+    await response.body?.cancel();
+    const code = response.status === 404 ? "not_found" : "invalid_file";
+    this.#fail(name, `the server answered ${response.status}`, undefined, code);
+  }
+
+  #fail(
+    name: string,
+    what: string,
+    cause?: unknown,
+    code?: "not_found" | "invalid_file",
+  ): never {
+    const address = this.address + name;
+    const message = `Cannot read ${address}: ${what}; check the address and the server.`;
+    throw new InvalidFileError(address, message, { cause, code });
+  }
+}
