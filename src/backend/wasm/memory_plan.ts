@@ -40,8 +40,7 @@ export interface MemoryPlan {
  * @param program Words and tensors.
  * @param heapBase Where free memory begins.
  * @param stagingBytes How much weights need to pass through.
- * @returns The layout.
- * @throws {CapacityError} If it does not fit 4 GiB.
+ * @returns The layout, however large.
  */
 export function planMemory(
   program: { words: number[]; tensors: PlannedTensor[] },
@@ -76,7 +75,6 @@ export function planMemory(
   const staging = place(stagingBytes);
   const pages = Math.ceil(end / PAGE_BYTES);
   const bytes = { program: programEnd, weights, cache, activations, loading: stagingBytes };
-  if (pages > MAX_PAGES) throw tooLarge(end, bytes);
   return { words, table, sizes, tensors: addresses, staging, pages, bytes };
 }
 
@@ -106,15 +104,22 @@ function alignUp(address: number): number {
   return Math.ceil(address / ALIGNMENT) * ALIGNMENT;
 }
 
-function tooLarge(total: number, bytes: MemoryPlan["bytes"]): CapacityError {
+/**
+ * Refuses a plan that 32-bit addresses can not reach.
+ *
+ * @param plan The plan.
+ * @throws {CapacityError} If it needs more than 4 GiB.
+ */
+export function checkFits({ pages, bytes }: MemoryPlan): void {
+  if (pages <= MAX_PAGES) return;
   const mib = (value: number) => `${Math.ceil(value / 2 ** 20)} MiB`;
   const parts = Object.entries(bytes).map(([part, value]) => `${part} ${mib(value)}`).join(", ");
-  return new CapacityError(
+  throw new CapacityError(
     "out_of_memory",
     `Cannot open the model on backend wasm: it needs ${
-      mib(total)
-    } (${parts}), there are 4096 MiB; ` +
-      "lower contextLength or cacheTokens, export with fewer bits (--weights int4), or use " +
+      mib(pages * PAGE_BYTES)
+    } (${parts}), there are ` +
+      "4096 MiB; lower contextLength or cacheTokens, export with fewer bits (--weights int4), or use " +
       `{ backend: "ort" }.`,
   );
 }

@@ -9,8 +9,13 @@ import type { GraphModel } from "../../onnx/read_model.ts";
 import type { Backend, BackendInfo, BackendOptions, BlockCopies, StepResult } from "../backend.ts";
 import { checkStepPlan, type StepLimits, type StepPlan } from "../step_plan.ts";
 import { compileProgram, type Program, type StepInput } from "./compile_program.ts";
-import { type EngineBuild, type EngineInstance, instantiateEngine } from "./engine_module.ts";
-import { type MemoryPlan, planMemory, TENSOR_ROW_BYTES } from "./memory_plan.ts";
+import {
+  type EngineBuild,
+  type EngineExports,
+  type EngineInstance,
+  instantiateEngine,
+} from "./engine_module.ts";
+import { checkFits, type MemoryPlan, planMemory, TENSOR_ROW_BYTES } from "./memory_plan.ts";
 import { growMemory, loadWeights, type OnLoaded, stagingBytes } from "./weight_loader.ts";
 import { nextTask } from "./next_task.ts";
 
@@ -56,13 +61,33 @@ export async function openWasmBackend(
   options: WasmBackendOptions = {},
 ): Promise<Backend> {
   const engine = instantiateEngine(options.build);
-  const limits = stepLimits(spec, options);
-  const program = compileProgram(graph, limits, engine.exports);
-  const staging = stagingBytes(program.loads);
-  const plan = planMemory(program, Number(engine.exports.__heap_base.value), staging);
+  const { limits, program, plan } = planWasmBackend(graph, spec, options, engine.exports);
+  checkFits(plan);
   growMemory(engine.memory, plan.pages);
   await loadWeights(model, program.loads, engine, plan, progress(program, options));
   return new WasmBackend(engine, program, plan, limits, spec);
+}
+
+/**
+ * Plans what {@linkcode openWasmBackend} would do, without loading anything.
+ *
+ * @param graph The package's graph.
+ * @param spec What the graph says of the model.
+ * @param options Sizes.
+ * @param engine Tells how large packed weights and temporary memory are.
+ * @returns The largest step, the program and the memory it needs.
+ * @throws {UnsupportedError} If the graph has an op without a kernel.
+ */
+export function planWasmBackend(
+  graph: GraphModel,
+  spec: ModelSpec,
+  options: BackendOptions,
+  engine: EngineExports = instantiateEngine().exports,
+): { limits: StepLimits; program: Program; plan: MemoryPlan } {
+  const limits = stepLimits(spec, options);
+  const program = compileProgram(graph, limits, engine);
+  const staging = stagingBytes(program.loads);
+  return { limits, program, plan: planMemory(program, Number(engine.__heap_base.value), staging) };
 }
 
 function stepLimits(spec: ModelSpec, options: BackendOptions): StepLimits {

@@ -1,0 +1,245 @@
+/**
+ * Backend `ort`: any stock ONNX Runtime for JavaScript. The ops' function bodies in the file are what
+ * runs, so this is the reference that kernels are held against, and the way to run what they lack.
+ *
+ * The caches are passed in and out as tensors, which ONNX Runtime copies each step: the pool is kept
+ * small. Exactness between batch sizes is that of its matrix products, f32 noise and not bit for bit.
+ * @module
+ */
+import { BackendError, HybridseekError, UnsupportedError } from "../errors.ts";
+import type { ModelPackage } from "../files/model_package.ts";
+import type { ModelSpec } from "../model_spec.ts";
+import type { GraphModel } from "../onnx/read_model.ts";
+import type { Backend, BackendInfo, BackendOptions, BlockCopies, StepResult } from "./backend.ts";
+import { checkStepPlan, type StepLimits, type StepPlan } from "./step_plan.ts";
+
+/** What is used of a tensor of onnxruntime-common. */
+interface OrtTensor {
+  readonly data: unknown;
+  dispose?(): void;
+}
+
+/** What is used of a session of onnxruntime-common. */
+interface OrtSession {
+  run(
+    feeds: Record<string, OrtTensor>,
+    fetches?: readonly string[] | Record<string, OrtTensor | null>,
+  ): Promise<Record<string, OrtTensor>>;
+  release(): Promise<void>;
+}
+
+/** What is used of `onnxruntime-node` or `onnxruntime-web`: pass the imported module. */
+export interface OrtModule {
+  /** Opens models. */
+  InferenceSession: {
+    create(model: string | Uint8Array, options: Record<string, unknown>): Promise<OrtSession>;
+  };
+  /** Makes tensors. */
+  Tensor: new (type: string, data: Float32Array | Int32Array, dims: readonly number[]) => OrtTensor;
+}
+
+/** Options of {@linkcode openOrtBackend}. */
+export interface OrtBackendOptions extends BackendOptions {
+  /** The runtime's module; `onnxruntime-node`, if it is installed, by default. */
+  ort?: OrtModule;
+}
+
+/** Tokens per block of the cache. */
+const BLOCK_SIZE = 16;
+/** Tokens, sequences and rows of logits of a step. */
+const STEP_TOKENS = 512;
+const STEP_SEQUENCES = 256;
+const STEP_LOGIT_ROWS = 256;
+/** The cache that is copied each step takes no more than this by default, bytes. */
+const DEFAULT_CACHE_BYTES = 32 * 1024 * 1024;
+/** Not written into the import: nothing depends on the package unless this backend is asked for. */
+const NODE_PACKAGE = "onnxruntime-node";
+const NODE_PACKAGE_VERSION = "1.30.0";
+
+/**
+ * Opens a model on backend `ort`.
+ *
+ * @param model The package.
+ * @param graph Its graph.
+ * @param spec What the graph says of the model.
+ * @param options Sizes, runtime.
+ * @returns The backend, ready to run.
+ * @throws {UnsupportedError} If no ONNX Runtime is installed or passed.
+ * @throws {BackendError} If it refuses the model.
+ */
+export async function openOrtBackend(
+  model: ModelPackage,
+  graph: GraphModel,
+  spec: ModelSpec,
+  options: OrtBackendOptions = {},
+): Promise<Backend> {
+  const ort = options.ort ?? await importOrt();
+  const files = new Set([...graph.initializers.values()].map(({ file }) => file));
+  for (const file of ["model.onnx", ...files]) await model.verify(file);
+  const sessionOptions = { executionProviders: ["cpu"], logSeverityLevel: 3 };
+  const path = model.path("model.onnx");
+  let session: OrtSession;
+  try {
+    session = path !== undefined
+      ? await ort.InferenceSession.create(path, sessionOptions)
+      : await ort.InferenceSession.create(await model.readAll("model.onnx"), {
+        ...sessionOptions,
+        externalData: await Promise.all([...files].map(async (file) => ({
+          path: file,
+          data: await model.readAll(file),
+        }))),
+      });
+  } catch (cause) {
+    throw new BackendError(
+      "backend_failed",
+      `Cannot open ${model.address} with ONNX Runtime: ${
+        (cause as Error).message
+      }; version 1.30 or ` +
+        "later is needed.",
+      { cause },
+    );
+  }
+  return new OrtBackend(ort, session, graph, spec, stepLimits(spec, options));
+}
+
+async function importOrt(): Promise<OrtModule> {
+  // Deno resolves `npm:` by itself; Node and Bun find what the user has installed.
+  const specifiers = [NODE_PACKAGE, `npm:${NODE_PACKAGE}@${NODE_PACKAGE_VERSION}`];
+  const causes: unknown[] = [];
+  for (const specifier of specifiers) {
+    try {
+      const imported = await import(specifier) as OrtModule & { default?: OrtModule };
+      return imported.default ?? imported;
+    } catch (cause) {
+      causes.push(cause);
+    }
+  }
+  throw new UnsupportedError(
+    `Cannot open backend ort: ${NODE_PACKAGE} is not installed; run npm install --ignore-scripts ` +
+      `${NODE_PACKAGE}@${NODE_PACKAGE_VERSION}, or pass a module: { backend: "ort", ort }.`,
+    { cause: new AggregateError(causes) },
+  );
+}
+
+function stepLimits(spec: ModelSpec, options: BackendOptions): StepLimits {
+  const contextLength = options.contextLength ?? spec.contextLength;
+  const affordable = Math.floor(DEFAULT_CACHE_BYTES / spec.cacheBytesPerToken);
+  const cacheTokens = options.cacheTokens ?? Math.max(contextLength, affordable);
+  return {
+    tokens: STEP_TOKENS,
+    sequences: STEP_SEQUENCES,
+    logitRows: STEP_LOGIT_ROWS,
+    contextLength,
+    blocks: 1 + Math.ceil(cacheTokens / BLOCK_SIZE), // and the scratch block
+    blockSize: BLOCK_SIZE,
+  };
+}
+
+class OrtBackend implements Backend {
+  readonly info: BackendInfo;
+  readonly limits: StepLimits;
+  readonly #ort: OrtModule;
+  readonly #spec: ModelSpec;
+  readonly #outputs: string[];
+  readonly #caches = new Map<string, { values: Float32Array; dims: number[] }>();
+  #session: OrtSession | undefined;
+  #failure: HybridseekError | undefined;
+
+  constructor(
+    ort: OrtModule,
+    session: OrtSession,
+    graph: GraphModel,
+    spec: ModelSpec,
+    limits: StepLimits,
+  ) {
+    this.#ort = ort;
+    this.#session = session;
+    this.#spec = spec;
+    this.limits = limits;
+    this.#outputs = graph.outputs.map(({ name }) => name).filter((name) => !name.endsWith(".out"));
+    for (const { name, type, heads, width } of spec.caches) {
+      if (type !== "f32") {
+        throw new UnsupportedError(`Cannot open backend ort: cache ${name} is ${type}, not f32.`);
+      }
+      const dims = [limits.blocks, limits.blockSize, heads, width];
+      const values = new Float32Array(dims.reduce((product, size) => product * size, 1));
+      this.#caches.set(name, { values, dims });
+    }
+    const cacheTokens = limits.blocks * limits.blockSize;
+    this.info = {
+      backend: "ort",
+      build: "function bodies",
+      threads: 0,
+      threadsReason: "ONNX Runtime chooses by itself",
+      bytes: { cache: spec.cacheBytesPerToken * cacheTokens },
+    };
+  }
+
+  async run(step: StepPlan): Promise<StepResult> {
+    const session = this.#running();
+    checkStepPlan(step, this.limits, this.#spec.vocabSize);
+    const { Tensor } = this.#ort;
+    const sequences = step.contextLengths.length;
+    const vector = (values: Int32Array) => new Tensor("int32", values, [values.length]);
+    const feeds: Record<string, OrtTensor> = {
+      token_ids: vector(step.tokenIds),
+      positions: vector(step.positions),
+      slots: vector(step.slots),
+      query_starts: vector(step.queryStarts),
+      context_lengths: vector(step.contextLengths),
+      block_tables: new Tensor("int32", step.blockTables, [
+        sequences,
+        step.blockTables.length / sequences,
+      ]),
+      logit_rows: vector(step.logitRows),
+    };
+    for (const [name, { values, dims }] of this.#caches) {
+      feeds[name] = new Tensor("float32", values, dims);
+    }
+    let results: Record<string, OrtTensor>;
+    try {
+      results = await session.run(feeds);
+    } catch (cause) {
+      this.#failure = new BackendError(
+        "backend_failed",
+        `Cannot run the step: ONNX Runtime stopped (${
+          (cause as Error).message
+        }); open the model again.`,
+        { cause },
+      );
+      this.#session = undefined;
+      await session.release();
+      throw this.#failure;
+    }
+    for (const [name, cache] of this.#caches) {
+      cache.values = results[`${name}.out`]!.data as Float32Array;
+    }
+    return {
+      logits: results.logits!.data as Float32Array,
+      output: (name) =>
+        this.#outputs.includes(name) ? results[name]!.data as Float32Array | Int32Array : undefined,
+    };
+  }
+
+  copyBlocks(copies: BlockCopies): Promise<void> {
+    this.#running();
+    for (const { values, dims: [, ...rest] } of this.#caches.values()) {
+      const size = rest.reduce((product, size) => product * size, 1);
+      for (const { from, to } of copies) {
+        values.copyWithin(to * size, from * size, (from + 1) * size);
+      }
+    }
+    return Promise.resolve();
+  }
+
+  async close(): Promise<void> {
+    this.#failure ??= new BackendError("closed", "Cannot run the step: the model has been closed.");
+    await this.#session?.release();
+    this.#session = undefined;
+  }
+
+  #running(): OrtSession {
+    if (this.#session) return this.#session;
+    throw this.#failure!;
+  }
+}

@@ -1,0 +1,59 @@
+import process from "node:process";
+import type { Command } from "commander";
+import { interruptible } from "./interrupt.ts";
+import {
+  addModelOptions,
+  addSamplingOptions,
+  type ModelOptions,
+  number,
+  openModel,
+  type SamplingOptions,
+  samplingParams,
+} from "./model_options.ts";
+import { readStandardInput, toJson } from "./standard_streams.ts";
+
+interface GenerateOptions extends ModelOptions, SamplingOptions {
+  choices: number;
+  logprobs?: number;
+  json?: true;
+}
+
+/** Tokens that `generate` makes unless told otherwise. */
+const MAX_TOKENS = 128;
+
+/** Adds `hybridseek generate`. @param program To this program. */
+export function addGenerateCommand(program: Command): void {
+  const command = program.command("generate")
+    .description("Continue a text.")
+    .argument("[prompt...]", "the text; read from standard input if there is none");
+  addSamplingOptions(addModelOptions(command), MAX_TOKENS)
+    .option("--choices <count>", "how many continuations; needs --json when above 1", number, 1)
+    .option("--logprobs <count>", "with --json: log-probabilities of the likeliest tokens", number)
+    .option("--json", "print one JSON object when done, instead of text as it comes")
+    .action(generate);
+}
+
+async function generate(words: string[], options: GenerateOptions, command: Command) {
+  if (options.choices !== 1 && !options.json) {
+    command.error("error: --choices needs --json: several texts can not be printed as they come");
+  }
+  const prompt = words.length > 0 ? words.join(" ") : await readStandardInput();
+  await interruptible(async (signal) => {
+    await using llm = await openModel(options, signal);
+    const { choices: n, logprobs } = options;
+    const params = { ...samplingParams(options), n, logprobs };
+    if (options.json) {
+      const [result] = await llm.generate(prompt, params, { signal });
+      process.stdout.write(toJson(result) + "\n");
+      return;
+    }
+    process.stdout.write(prompt);
+    try {
+      for await (const { text } of llm.stream(prompt, params, { signal })) {
+        process.stdout.write(text);
+      }
+    } finally {
+      process.stdout.write("\n");
+    }
+  });
+}

@@ -1,0 +1,46 @@
+/**
+ * The command line: `hybridseek generate | chat | export | inspect`.
+ * @module
+ */
+import process from "node:process";
+import { Command, CommanderError } from "commander";
+import { HybridseekError } from "../errors.ts";
+import { addChatCommand } from "./chat_command.ts";
+import { addExportCommand } from "./export_command.ts";
+import { addGenerateCommand } from "./generate_command.ts";
+import { addInspectCommand } from "./inspect_command.ts";
+import { interrupted } from "./interrupt.ts";
+
+/** Exit codes, as shells use them: 130 is 128 + SIGINT. */
+const FAILED = 1;
+const MISUSED = 2;
+const INTERRUPTED = 130;
+
+/**
+ * Runs the command line.
+ *
+ * @param args Arguments after the program's name.
+ * @returns The exit code: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
+ */
+export async function main(args: readonly string[]): Promise<number> {
+  const program = new Command("hybridseek")
+    .description("Runs the DeepSeek-V2 family anywhere JavaScript runs.")
+    .showHelpAfterError("(hybridseek --help shows what there is)")
+    .exitOverride();
+  addGenerateCommand(program);
+  addChatCommand(program);
+  addExportCommand(program);
+  addInspectCommand(program);
+  try {
+    await program.parseAsync([...args], { from: "user" });
+    return interrupted() ? INTERRUPTED : 0;
+  } catch (error) {
+    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : MISUSED;
+    if (interrupted()) return INTERRUPTED;
+    if (!(error instanceof HybridseekError)) throw error;
+    process.stderr.write(`error: ${error.message}\n`);
+    return FAILED;
+  }
+}
+
+if (import.meta.main) process.exitCode = await main(process.argv.slice(2));

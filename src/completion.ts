@@ -1,0 +1,123 @@
+/**
+ * A request on its way through the engine: tokens become text, and both become the caller's result.
+ * @module
+ */
+import type { Engine } from "./engine/engine.ts";
+import type { GeneratedChoice } from "./engine/generation.ts";
+import type { CompletionOutput, RequestOutput, StreamEvent, TokenLogprobs } from "./outputs.ts";
+import type { ResolvedSamplingParams } from "./sampling_params.ts";
+import type { SampledToken } from "./sampling/sampler.ts";
+import { CompletionText } from "./text/completion_text.ts";
+import type { Tokenizer } from "./text/tokenizer.ts";
+
+/** Told of every token and of every end. */
+export type CompletionListener = (event: StreamEvent) => void;
+
+/** What is to be completed. */
+export interface CompletionOptions {
+  /** The prompt's text, where it was given as text. */
+  prompt: string | undefined;
+  /** The prompt. */
+  promptTokenIds: number[];
+  /** How. */
+  params: ResolvedSamplingParams;
+  /** Tokens that end a text. */
+  eosTokenIds: readonly number[];
+  /** Makes text; without one there is none. */
+  tokenizer: Tokenizer | undefined;
+  /** Told of every token and of every end. */
+  listener: CompletionListener | undefined;
+}
+
+/** One request. */
+export class Completion {
+  readonly #options: CompletionOptions;
+  readonly #texts: (CompletionText | undefined)[];
+
+  /** @param options What is to be completed. */
+  constructor(options: CompletionOptions) {
+    const { params, tokenizer } = options;
+    this.#options = options;
+    this.#texts = Array.from(
+      { length: params.n },
+      () => tokenizer && new CompletionText(tokenizer, params),
+    );
+  }
+
+  /**
+   * Runs it.
+   *
+   * @param engine Where.
+   * @param signal Stops it within one step.
+   * @returns The result. Throws as {@linkcode Engine.generate} does.
+   */
+  async run(engine: Engine, signal: AbortSignal): Promise<RequestOutput> {
+    const { prompt, promptTokenIds, params, eosTokenIds, listener } = this.#options;
+    const { choices, promptLogprobs } = await engine.generate({
+      promptTokenIds,
+      params,
+      eosTokenIds,
+      signal,
+      onToken: (choice, token, ends) => this.#takeToken(choice, token, ends),
+      onFinish: (choice) => {
+        const text = this.#texts[choice.index]?.finish() ?? "";
+        listener?.({ index: choice.index, text, tokenIds: [], ...this.#ending(choice) });
+      },
+    });
+    const seed = BigInt.asIntN(54, params.seed) === params.seed ? Number(params.seed) : params.seed;
+    return {
+      ...(prompt !== undefined && { prompt }),
+      promptTokenIds,
+      ...(promptLogprobs && {
+        promptLogprobs: promptLogprobs.map((token) => token && this.#logprobs(token)),
+      }),
+      outputs: choices.map((choice) => this.#output(choice)),
+      seed,
+    };
+  }
+
+  #takeToken(choice: number, token: SampledToken, ends: boolean): string | undefined {
+    const { params, listener } = this.#options;
+    // A token that ends the text is no part of it, as in vLLM.
+    const silent = ends && !params.includeStopStrInOutput;
+    const grown = silent ? undefined : this.#texts[choice]?.push(token.tokenId);
+    listener?.({
+      index: choice,
+      text: grown?.text ?? "",
+      tokenIds: [token.tokenId],
+      ...(params.logprobs !== undefined && { logprobs: [this.#logprobs(token)] }),
+    });
+    return grown?.stop;
+  }
+
+  #output(choice: GeneratedChoice): CompletionOutput {
+    const { index, tokens } = choice;
+    return {
+      index,
+      text: this.#texts[index]?.text ?? "",
+      tokenIds: tokens.map(({ tokenId }) => tokenId),
+      cumulativeLogprob: tokens.reduce((sum, { logprob }) => sum + logprob, 0),
+      ...(this.#options.params.logprobs !== undefined && {
+        logprobs: tokens.map((token) => this.#logprobs(token)),
+      }),
+      ...this.#ending(choice),
+    };
+  }
+
+  #ending({ finishReason, stopReason }: GeneratedChoice) {
+    return { finishReason: finishReason!, ...(stopReason !== undefined && { stopReason }) };
+  }
+
+  #logprobs({ tokenId, logprob, rank, top = [] }: SampledToken): TokenLogprobs {
+    const named = (tokenId: number, logprob: number) => ({
+      tokenId,
+      token: this.#options.tokenizer?.decode([tokenId]) ?? "",
+      logprob,
+    });
+    return {
+      ...named(tokenId, logprob),
+      rank,
+      top: top.map(({ tokenId, logprob }) => named(tokenId, logprob)),
+    };
+  }
+}

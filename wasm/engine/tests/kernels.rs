@@ -1,0 +1,333 @@
+//! Each kernel against its scalar reference, at odd sizes, and against itself: a token's result must be the
+//! same bits whatever the batch around it.
+
+use hybridseek_engine::kernels::matrix::{
+    element, f16_to_f32, pack, pack_transposed, Format, Matrix, BLOCK, GROUP,
+};
+use hybridseek_engine::kernels::multiply::{
+    multiply_float, multiply_quantized, reference, Strided, StridedMut,
+};
+use hybridseek_engine::kernels::quantize::{self, quantize, QuantizedBlock};
+use hybridseek_engine::kernels::rms_norm::{self, rms_norm};
+use hybridseek_engine::kernels::{elementwise, gather, rotary};
+
+const FORMATS: [Format; 4] = [Format::F32, Format::F16, Format::Int8, Format::Int4];
+/// Rows and columns of a matrix: around the group of 8 and the block of 32.
+const SIZES: [(usize, usize); 7] = [(1, 1), (3, 5), (7, 31), (8, 32), (9, 33), (40, 64), (65, 97)];
+
+/// A generator of numbers that need not be good, only the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        self.0 >> 33
+    }
+
+    /// In (-1, 1).
+    fn float(&mut self) -> f32 {
+        self.bits() as f32 / (1u64 << 30) as f32 - 1.0
+    }
+
+    fn floats(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.float()).collect()
+    }
+
+    /// Half-precision bits of a normal number of either sign.
+    fn half(&mut self) -> u16 {
+        (self.bits() as u16 & 0x83ff) | 0x2c00
+    }
+}
+
+/// A matrix as it lies in a file, and its elements.
+struct FileMatrix {
+    format: Format,
+    rows: usize,
+    columns: usize,
+    source: Vec<u8>,
+    scales: Vec<u16>,
+    elements: Vec<f32>,
+}
+
+impl FileMatrix {
+    fn random(format: Format, rows: usize, columns: usize, random: &mut Random) -> FileMatrix {
+        let blocks = columns.div_ceil(BLOCK);
+        let mut source = vec![];
+        let mut scales = vec![];
+        let mut elements = vec![];
+        for _ in 0..rows {
+            match format {
+                Format::F32 => (0..columns).for_each(|_| {
+                    let value = random.float();
+                    source.extend(value.to_le_bytes());
+                    elements.push(value);
+                }),
+                Format::F16 => (0..columns).for_each(|_| {
+                    let bits = random.half();
+                    source.extend(bits.to_le_bytes());
+                    elements.push(f16_to_f32(bits));
+                }),
+                Format::Int8 | Format::Int4 => {
+                    let row_scales: Vec<u16> = (0..blocks).map(|_| random.half()).collect();
+                    let (zero, most) = if format == Format::Int8 { (128, 255) } else { (8, 15) };
+                    let level = |k: usize, random: &mut Random| match k < columns {
+                        true => random.bits() as u8 % most + 1,
+                        false => zero,
+                    };
+                    let levels: Vec<u8> = (0..blocks * BLOCK).map(|k| level(k, random)).collect();
+                    elements.extend((0..columns).map(|k| {
+                        f16_to_f32(row_scales[k / BLOCK]) * (levels[k] as f32 - zero as f32)
+                    }));
+                    match format {
+                        Format::Int8 => source.extend(&levels),
+                        _ => source.extend(levels.chunks(2).map(|two| two[0] | two[1] << 4)),
+                    }
+                    scales.extend(row_scales);
+                }
+            }
+        }
+        FileMatrix { format, rows, columns, source, scales, elements }
+    }
+
+    fn packed(&self) -> Vec<u8> {
+        let FileMatrix { format, rows, columns, .. } = *self;
+        let mut packed = vec![0x5a; format.packed_bytes(rows, columns)];
+        pack(format, &self.source, &self.scales, rows, columns, &mut packed);
+        packed
+    }
+}
+
+#[test]
+fn packing_keeps_every_element_at_its_place() {
+    let mut random = Random(1);
+    for format in FORMATS {
+        for (rows, columns) in SIZES {
+            let file = FileMatrix::random(format, rows, columns, &mut random);
+            let packed = file.packed();
+            let matrix = Matrix::new(format, rows, columns, &packed);
+            for row in 0..rows {
+                for column in 0..columns {
+                    let want = file.elements[row * columns + column];
+                    let got = element(&matrix, row, column);
+                    assert_eq!(got, want, "{format:?} [{rows}, {columns}] at {row}, {column}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn packing_pieces_of_whole_groups_gives_the_bytes_of_the_whole() {
+    let mut random = Random(2);
+    for format in FORMATS {
+        let (rows, columns) = (27, 70);
+        let file = FileMatrix::random(format, rows, columns, &mut random);
+        let whole = file.packed();
+        let (row_bytes, row_scales) = (file.source.len() / rows, file.scales.len() / rows);
+        let mut pieces = vec![];
+        for begin in (0..rows).step_by(2 * GROUP) {
+            let end = rows.min(begin + 2 * GROUP);
+            let mut piece = vec![0; format.packed_bytes(end - begin, columns)];
+            let source = &file.source[begin * row_bytes..end * row_bytes];
+            let scales = &file.scales[begin * row_scales..end * row_scales];
+            pack(format, source, scales, end - begin, columns, &mut piece);
+            pieces.extend(piece);
+        }
+        assert_eq!(pieces, whole, "{format:?}");
+    }
+}
+
+#[test]
+fn transposed_packing_swaps_rows_and_columns() {
+    let mut random = Random(3);
+    for format in [Format::F32, Format::F16] {
+        let (rows, columns) = (13, 5);
+        let file = FileMatrix::random(format, columns, rows, &mut random);
+        let mut packed = vec![0; format.packed_bytes(rows, columns)];
+        pack_transposed(format, &file.source, rows, columns, &mut packed);
+        let matrix = Matrix::new(format, rows, columns, &packed);
+        for row in 0..rows {
+            for column in 0..columns {
+                let want = file.elements[column * rows + row];
+                assert_eq!(element(&matrix, row, column), want, "{format:?} at {row}, {column}");
+            }
+        }
+    }
+}
+
+/// Multiplies `x` [tokens, columns], quantizing it where the format wants that.
+fn multiply(matrix: &Matrix, x: &[f32], tokens: usize) -> Vec<f32> {
+    let mut values = vec![f32::NAN; tokens * matrix.rows];
+    let mut y = StridedMut { values: &mut values, stride: matrix.rows };
+    if matrix.format.is_quantized() {
+        multiply_quantized(matrix, &blocks_of(x, matrix.columns), tokens, &mut y);
+    } else {
+        multiply_float(matrix, Strided { values: x, stride: matrix.columns }, tokens, &mut y);
+    }
+    values
+}
+
+fn blocks_of(x: &[f32], columns: usize) -> Vec<QuantizedBlock> {
+    let empty = QuantizedBlock { scale: f32::NAN, sum: 0, levels: [0; BLOCK] };
+    let mut blocks = vec![empty; x.len() / columns * columns.div_ceil(BLOCK)];
+    quantize(x, columns, &mut blocks);
+    blocks
+}
+
+/// What the kernel of a quantized matrix is given: activations that int8 can hold.
+fn representable(x: &[f32], columns: usize) -> Vec<f32> {
+    let blocks = blocks_of(x, columns);
+    let per_row = columns.div_ceil(BLOCK);
+    (0..x.len())
+        .map(|i| {
+            let (row, column) = (i / columns, i % columns);
+            let block = &blocks[row * per_row + column / BLOCK];
+            block.scale * block.levels[column % BLOCK] as f32
+        })
+        .collect()
+}
+
+#[test]
+fn products_agree_with_f64_sums_over_the_elements() {
+    let mut random = Random(4);
+    for format in FORMATS {
+        for (rows, columns) in SIZES {
+            for tokens in [1, 2, 3, 4, 5, 9] {
+                let file = FileMatrix::random(format, rows, columns, &mut random);
+                let packed = file.packed();
+                let matrix = Matrix::new(format, rows, columns, &packed);
+                let mut x = random.floats(tokens * columns);
+                if format.is_quantized() {
+                    x = representable(&x, columns);
+                }
+                let want = reference(&matrix, &x, tokens);
+                for (got, want) in multiply(&matrix, &x, tokens).iter().zip(want) {
+                    // Rounding of a sum of `columns` products of numbers around 1.
+                    let bound = 1e-6 * (columns as f64).max(4.0);
+                    assert!(
+                        (*got as f64 - want).abs() <= bound,
+                        "{format:?} [{rows}, {columns}] x {tokens}: {got} {want}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_token_gets_the_same_bits_alone_and_in_any_batch() {
+    let mut random = Random(5);
+    for format in FORMATS {
+        let (rows, columns, tokens) = (45, 71, 11);
+        let file = FileMatrix::random(format, rows, columns, &mut random);
+        let packed = file.packed();
+        let matrix = Matrix::new(format, rows, columns, &packed);
+        let x = random.floats(tokens * columns);
+        let together = multiply(&matrix, &x, tokens);
+        for token in 0..tokens {
+            for batch in 1..=tokens - token {
+                let part = &x[token * columns..(token + batch) * columns];
+                let alone = multiply(&matrix, part, batch);
+                assert_eq!(alone[..], together[token * rows..(token + batch) * rows], "{format:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn extreme_levels_do_not_overflow() {
+    for (format, level) in
+        [(Format::Int8, 0u8), (Format::Int8, 255), (Format::Int4, 0), (Format::Int4, 255)]
+    {
+        let columns = 64;
+        let source = vec![level; GROUP * format.file_row_bytes(columns)];
+        let scales = vec![0x3c00; GROUP * 2]; // 1.0
+        let mut packed = vec![0; format.packed_bytes(GROUP, columns)];
+        pack(format, &source, &scales, GROUP, columns, &mut packed);
+        let matrix = Matrix::new(format, GROUP, columns, &packed);
+        for sign in [127.0, -127.0] {
+            let x = vec![sign; columns];
+            let want = reference(&matrix, &x, 1);
+            let got: Vec<f64> = multiply(&matrix, &x, 1).iter().map(|y| *y as f64).collect();
+            assert_eq!(got, want, "{format:?} {level} x {sign}");
+        }
+    }
+}
+
+#[test]
+fn quantizing_rounds_as_the_reference_does_and_shows_what_is_not_finite() {
+    let mut random = Random(6);
+    for _ in 0..200 {
+        let values: [f32; BLOCK] = std::array::from_fn(|_| random.float() * 3.0);
+        let got = blocks_of(&values, BLOCK)[0];
+        let want = quantize::reference(&values);
+        assert_eq!((got.scale, got.sum, got.levels), (want.scale, want.sum, want.levels));
+    }
+    let zero = blocks_of(&[0.0; 40], 40);
+    assert!(zero.iter().all(|block| block.scale == 0.0 && block.levels == [0; BLOCK]));
+    for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut values = [1.0; BLOCK];
+        values[17] = wrong;
+        assert!(!blocks_of(&values, BLOCK)[0].scale.is_finite());
+    }
+}
+
+#[test]
+fn rms_norm_agrees_with_its_reference_and_does_not_depend_on_the_batch() {
+    let mut random = Random(7);
+    for width in [1, 3, 4, 7, 192, 1001] {
+        let (x, weight) = (random.floats(3 * width), random.floats(width));
+        let mut together = vec![f32::NAN; 3 * width];
+        rms_norm(&x, &weight, 1e-6, &mut together);
+        for (row, got) in x.chunks_exact(width).zip(together.chunks_exact(width)) {
+            for (got, want) in got.iter().zip(rms_norm::reference(row, &weight, 1e-6)) {
+                assert!((*got as f64 - want).abs() <= 3e-6, "{width}: {got} {want}");
+            }
+            let mut alone = vec![f32::NAN; width];
+            rms_norm(row, &weight, 1e-6, &mut alone);
+            assert_eq!(alone, got);
+        }
+    }
+}
+
+#[test]
+fn gather_widens_every_table_type() {
+    let mut y = [0.0; 4];
+    gather::gather(gather::Table::F32(&[1.0, 2.0, 3.0, 4.0]), 2, &[1, 0], &mut y);
+    assert_eq!(y, [3.0, 4.0, 1.0, 2.0]);
+    // 1.5, -2, the smallest subnormal, the largest number
+    gather::gather(gather::Table::F16(&[0x3e00, 0xc000, 0x0001, 0x7bff]), 2, &[0, 1], &mut y);
+    assert_eq!(y, [1.5, -2.0, 2f32.powi(-24), 65504.0]);
+    gather::gather(gather::Table::Bf16(&[0x3fc0, 0xc000]), 1, &[0, 1, 1, 0], &mut y);
+    assert_eq!(y, [1.5, -2.0, -2.0, 1.5]);
+}
+
+#[test]
+fn elementwise_kernels_do_every_element() {
+    for count in [1, 3, 4, 5, 9] {
+        let a: Vec<f32> = (0..count).map(|i| i as f32 - 2.0).collect();
+        let b: Vec<f32> = (0..count).map(|i| 0.5 * i as f32).collect();
+        let mut y = vec![f32::NAN; count];
+        elementwise::add(&a, &b, &mut y);
+        assert!((0..count).all(|i| y[i] == a[i] + b[i]));
+        elementwise::mul(&a, &b, &mut y);
+        assert!((0..count).all(|i| y[i] == a[i] * b[i]));
+        elementwise::sigmoid(&a, &mut y);
+        let want = |x: f32| 1.0 / (1.0 + (-x as f64).exp());
+        assert!((0..count).all(|i| (y[i] as f64 - want(a[i])).abs() < 1e-7));
+    }
+    let mut wide = [0.0; 10];
+    elementwise::copy_columns(&[1.0, 2.0, 3.0, 4.0], 2, &mut wide, 5, 3);
+    assert_eq!(wide, [0.0, 0.0, 0.0, 1.0, 2.0, 0.0, 0.0, 0.0, 3.0, 4.0]);
+}
+
+#[test]
+fn rotation_turns_pairs_by_their_angle() {
+    let (cos, sin) = ([0.0, 1.0], [1.0, 0.0]); // a quarter turn, no turn
+    let x = [1.0, 2.0, 3.0, 4.0];
+    let mut y = [0.0; 4];
+    rotary::rotate(&x, &cos, &sin, rotary::Pairs::Interleaved, &mut y);
+    assert_eq!(y, [-2.0, 1.0, 3.0, 4.0]);
+    rotary::rotate(&x, &cos, &sin, rotary::Pairs::Halves, &mut y);
+    assert_eq!(y, [-3.0, 2.0, 1.0, 4.0]);
+}
