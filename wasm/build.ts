@@ -3,9 +3,10 @@
  * With `--check` it builds into a temporary folder and fails where the committed bytes differ.
  *
  * Needs rustc with its sources (`rustup component add rust-src`), and for the tokenizer wasm-pack and
- * wasm-bindgen-cli on PATH; asc and wasm-opt come from npm. ARCHITECTURE.md, "Building the WASM".
+ * wasm-bindgen-cli on PATH; asc and binaryen come from npm. ARCHITECTURE.md, "Building the WASM".
  * @module
  */
+import binaryen from "npm:binaryen@132.0.0";
 import {
   type Artifact,
   artifacts,
@@ -16,18 +17,18 @@ import {
 } from "./artifacts.ts";
 
 const ASSEMBLYSCRIPT = "npm:assemblyscript@0.28.20/asc";
-const WASM_OPT = "npm:binaryen@132.0.0/wasm-opt";
-/** `--all-features` would emit encodings that V8 refuses, so they are named. */
-const OPT_FEATURES = [
-  "simd",
-  "relaxed-simd",
-  "bulk-memory",
-  "nontrapping-float-to-int",
-  "sign-ext",
-  "mutable-globals",
-  "reference-types",
-  "multivalue",
-].map((feature) => `--enable-${feature}`);
+/** What the modules may use; `Features.All` would emit encodings that V8 refuses. */
+const OPTIMIZED_FEATURES = ([
+  "SIMD128",
+  "RelaxedSIMD",
+  "BulkMemory",
+  "BulkMemoryOpt",
+  "NontrappingFPToInt",
+  "SignExt",
+  "MutableGlobals",
+  "ReferenceTypes",
+  "Multivalue",
+] as const).reduce((mask, name) => mask | binaryen.Features[name], 0);
 /** Symbols an engine module exports beside its functions: where its stack and free memory begin. */
 const LINK = ["--import-memory", "--export=__heap_base", "-zstack-size=262144"];
 
@@ -93,7 +94,7 @@ async function build({ name, tool }: Artifact, folder: string) {
     const out = await Deno.makeTempDir();
     await run("wasm-pack", [
       ...["build", tool.crate, "--mode", "force", "--release", "--target", "web", "--no-pack"],
-      ...["--out-dir", out, "--out-name", name],
+      ...["--out-dir", out, "--out-name", `${name}_glue`],
       ...[
         "--",
         "--locked",
@@ -102,18 +103,10 @@ async function build({ name, tool }: Artifact, folder: string) {
         `${wasmFolder.pathname}target/${name}`,
       ],
     ], await cargoEnvironment(["-Ctarget-feature=+simd128"]));
-    await run(Deno.execPath(), [
-      "run",
-      "-A",
-      WASM_OPT,
-      `${out}/${name}_bg.wasm`,
-      "-O3",
-      ...OPT_FEATURES,
-      "-o",
-      wasm,
-    ]);
-    await Deno.copyFile(`${out}/${name}.js`, `${folder}/${name}_glue.js`);
-    await Deno.copyFile(`${out}/${name}.d.ts`, `${folder}/${name}_glue.d.ts`);
+    const packed = await Deno.readFile(`${out}/${name}_glue_bg.wasm`);
+    await Deno.writeFile(wasm, optimized(packed));
+    await Deno.copyFile(`${out}/${name}_glue.js`, `${folder}/${name}_glue.js`);
+    await Deno.copyFile(`${out}/${name}_glue.d.ts`, `${folder}/${name}_glue.d.ts`);
   }
   const bytes = await Deno.readFile(wasm);
   const sidecar = {
@@ -123,6 +116,18 @@ async function build({ name, tool }: Artifact, folder: string) {
   await Deno.writeTextFile(`${folder}/${name}.json`, JSON.stringify(sidecar, null, 2) + "\n");
   await Deno.writeTextFile(`${folder}/${name}.ts`, base64Module(name, bytes));
   console.log(`${name}: ${bytes.length} bytes, sha256 ${sidecar.wasmSha256.slice(0, 16)}`);
+}
+
+/** `wasm-opt -O3`. */
+function optimized(wasm: Uint8Array): Uint8Array {
+  const module = binaryen.readBinary(wasm);
+  module.setFeatures(OPTIMIZED_FEATURES);
+  binaryen.setOptimizeLevel(3);
+  binaryen.setShrinkLevel(0);
+  module.optimize();
+  const bytes = module.emitBinary();
+  module.dispose();
+  return bytes;
 }
 
 function sourcesOf(name: string): string[] {

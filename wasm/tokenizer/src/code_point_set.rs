@@ -1,0 +1,69 @@
+//! A set of code points, asked by two loads.
+
+use crate::unicode::CODE_POINTS;
+
+const BLOCK: u32 = 256;
+
+/// Any set of code points, built once from ranges.
+pub struct CodePointSet {
+    ascii: [bool; 128],
+    /// Which block serves a code point's upper bits.
+    block_of: Vec<u16>,
+    /// Bits of 256 code points; equal blocks are stored once.
+    blocks: Vec<[u64; 4]>,
+}
+
+impl CodePointSet {
+    /// The union of ranges with both ends included; they may overlap and come in any order.
+    pub fn new(ranges: &[(u32, u32)]) -> Self {
+        let mut bits = vec![[0u64; 4]; (CODE_POINTS / BLOCK) as usize];
+        for &(first, last) in ranges {
+            for c in first..=last.min(CODE_POINTS - 1) {
+                bits[(c / BLOCK) as usize][(c % BLOCK / 64) as usize] |= 1 << (c % 64);
+            }
+        }
+        let mut blocks: Vec<[u64; 4]> = vec![[0; 4], [u64::MAX; 4]];
+        let mut block_of = Vec::with_capacity(bits.len());
+        for block in bits {
+            let known = blocks.iter().position(|other| *other == block);
+            block_of.push(known.unwrap_or(blocks.len()) as u16);
+            if known.is_none() {
+                blocks.push(block);
+            }
+        }
+        let mut set = Self { ascii: [false; 128], block_of, blocks };
+        set.ascii = std::array::from_fn(|c| set.in_blocks(c as u32));
+        set
+    }
+
+    /// Whether the set has a code point below 0x110000.
+    #[inline]
+    pub fn contains(&self, code_point: u32) -> bool {
+        match self.ascii.get(code_point as usize) {
+            Some(&contained) => contained,
+            None => self.in_blocks(code_point),
+        }
+    }
+
+    #[inline]
+    fn in_blocks(&self, c: u32) -> bool {
+        let block = &self.blocks[self.block_of[(c / BLOCK) as usize] as usize];
+        block[(c % BLOCK / 64) as usize] >> (c % 64) & 1 == 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn has_exactly_the_code_points_of_its_ranges() {
+        let ranges =
+            [(0x41, 0x5a), (0x50, 0x7f), (0xff, 0x100), (0x4e00, 0x9fa5), (0x10ffff, 0x10ffff)];
+        let set = CodePointSet::new(&ranges);
+        for c in 0..CODE_POINTS {
+            let expected = ranges.iter().any(|&(first, last)| (first..=last).contains(&c));
+            assert_eq!(set.contains(c), expected, "{c:#x}");
+        }
+    }
+}
