@@ -7,7 +7,7 @@ import { openOrtBackend, type OrtModule } from "./backend/ort.ts";
 import type { EngineBuild } from "./backend/wasm/engine_module.ts";
 import { openWasmBackend } from "./backend/wasm/wasm_backend.ts";
 import { Engine } from "./engine/engine.ts";
-import { InvalidArgumentError, UnsupportedError } from "./errors.ts";
+import { InvalidArgumentError, InvalidFileError, UnsupportedError } from "./errors.ts";
 import { EMBEDDED_MODEL } from "./files/embedded_model.ts";
 import { ModelPackage } from "./files/model_package.ts";
 import { Completion, type CompletionListener } from "./completion.ts";
@@ -25,8 +25,9 @@ import {
   type SamplingParams,
 } from "./sampling_params.ts";
 import { Sampler } from "./sampling/sampler.ts";
-import type { ChatMessage } from "./text/chat_template.ts";
-import { Tokenizer, type TokenizerConfig } from "./text/tokenizer.ts";
+import type { ChatMessage } from "./text/chat_message.ts";
+import { Tokenizer } from "./text/tokenizer.ts";
+import type { TokenizerConfig } from "./text/tokenizer_config.ts";
 
 /** A prompt: text, tokens, or a conversation that the model's chat template turns into text. */
 export type Prompt =
@@ -392,12 +393,22 @@ function checkSizes(
 async function openTokenizer(model: ModelPackage): Promise<Tokenizer | undefined> {
   if (!model.has("tokenizer.json")) return undefined;
   const config: TokenizerConfig = model.has("tokenizer_config.json")
-    ? JSON.parse(await model.readText("tokenizer_config.json"))
+    ? parseJson(model, "tokenizer_config.json", await model.readText("tokenizer_config.json"))
     : {};
-  if (model.has("chat_template.jinja")) {
-    config.chat_template = await model.readText("chat_template.jinja");
+  const template = model.has("chat_template.jinja")
+    ? { chat_template: await model.readText("chat_template.jinja") }
+    : {};
+  return Tokenizer.fromJson(await model.readText("tokenizer.json"), { ...config, ...template });
+}
+
+function parseJson(model: ModelPackage, name: string, text: string): TokenizerConfig {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    const message =
+      `Cannot read ${name} in ${model.address}: it is no JSON; export the model again.`;
+    throw new InvalidFileError(name, message, { cause });
   }
-  return Tokenizer.fromJson(await model.readText("tokenizer.json"), config);
 }
 
 async function openGenerationConfig(

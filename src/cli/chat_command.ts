@@ -3,7 +3,7 @@ import { createInterface, type Interface } from "node:readline/promises";
 import type { Command } from "commander";
 import type { LLM } from "../llm.ts";
 import type { SamplingParams } from "../sampling_params.ts";
-import type { ChatMessage } from "../text/chat_template.ts";
+import type { ChatMessage } from "../text/chat_message.ts";
 import { interruptible } from "./interrupt.ts";
 import {
   addModelOptions,

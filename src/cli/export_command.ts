@@ -7,7 +7,7 @@ import type { Weights } from "../../export-tools/quantization/recipe.ts";
 
 interface ExportCommandOptions {
   weights: Weights;
-  force?: true;
+  force?: boolean;
   json?: true;
 }
 
@@ -29,7 +29,7 @@ export function addExportCommand(program: Command): void {
 async function exportPackage(
   checkpoint: string,
   folder: string,
-  { weights, force = false, json }: ExportCommandOptions,
+  { weights, force, json }: ExportCommandOptions,
 ) {
   await interruptible(async (signal) => {
     const { exportCheckpoint } = await import("../../export-tools/export_checkpoint.ts");

@@ -22,7 +22,9 @@ export class CompletionText {
     this.#detokenizer = new Detokenizer(tokenizer, {
       skipSpecialTokens: params.skipSpecialTokens,
     });
-    this.#stops = new StopStrings(params.stop, { includeStop: params.includeStopStrInOutput });
+    this.#stops = new StopStrings(params.stop, {
+      includeStopStr: params.includeStopStrInOutput,
+    });
   }
 
   /**
@@ -39,8 +41,7 @@ export class CompletionText {
 
   /** Ends the text. @returns What was held back. */
   finish(): string {
-    const last = this.#stops.push(this.#detokenizer.finish());
-    const text = last.text + (last.stop === undefined ? this.#stops.finish() : "");
+    const text = this.#stops.push(this.#detokenizer.finish()).text + this.#stops.finish().text;
     this.text += text;
     return text;
   }

@@ -1,0 +1,166 @@
+/**
+ * Every op case by the engine's kernels (both builds) and by the function bodies on stock ONNX Runtime,
+ * against the float64 results that numpy computed.
+ */
+import { strict as assert } from "node:assert";
+import type { OrtModule } from "../../src/backend/ort.ts";
+import { compileProgram } from "../../src/backend/wasm/compile_program.ts";
+import { type EngineBuild, instantiateEngine } from "../../src/backend/wasm/engine_module.ts";
+import { planMemory, TENSOR_ROW_BYTES } from "../../src/backend/wasm/memory_plan.ts";
+import { growMemory, loadWeights, stagingBytes } from "../../src/backend/wasm/weight_loader.ts";
+import type { ModelPackage } from "../../src/files/model_package.ts";
+import { readModel } from "../../src/onnx/read_model.ts";
+import type { Values } from "../safetensors_values.ts";
+import {
+  bodyModel,
+  bodyOf,
+  isCache,
+  kernelModel,
+  type OpCase,
+  opCases,
+  tolerance,
+  varies,
+  weightsOf,
+} from "./op_case.ts";
+
+for (const opCase of opCases()) {
+  for (const build of ["simd", "relaxed-simd"] as const) {
+    Deno.test(`${opCase.name}: the ${build} kernels give the float64 results`, async () => {
+      const results = await runKernels(opCase, build);
+      for (const [name, got] of results) compare(opCase, name, got, "kernel");
+    });
+  }
+  Deno.test(`${opCase.name}: the body gives the float64 results on stock ONNX Runtime`, async () => {
+    const results = await runBody(opCase, bodyModel(opCase));
+    assert.equal(results.size, opCase.outputs.size);
+    for (const [name, got] of results) compare(opCase, name, got, "body");
+  });
+}
+
+Deno.test("the two builds of the engine give the same bits", async () => {
+  for (const opCase of opCases()) {
+    const [plain, relaxed] = await Promise.all([
+      runKernels(opCase, "simd"),
+      runKernels(opCase, "relaxed-simd"),
+    ]);
+    assert.deepEqual(relaxed, plain, opCase.name);
+  }
+});
+
+Deno.test("a body with one op exchanged no longer gives the float64 results", async () => {
+  // What shows that the bodies are what runs: each of these small changes must be seen.
+  const breaks: Record<string, [from: string, to: string]> = {
+    "latent_attention-decode": ["LessOrEqual", "Less"],
+    "paged_attention-multi_head": ["LessOrEqual", "Less"],
+    "sparse_experts-greedy": ["Sigmoid", "Tanh"],
+  };
+  for (const opCase of opCases().filter(({ name }) => name in breaks)) {
+    const body = bodyOf(opCase);
+    const [from, to] = breaks[opCase.name]!;
+    const graphs = body.node.flatMap((node) => node.attribute.flatMap(({ g }) => g?.node ?? []));
+    const node = graphs.find(({ opType }) => opType === from);
+    assert(node, `${opCase.name} has no ${from}`);
+    node.opType = to;
+    const results = await runBody(opCase, bodyModel(opCase, body));
+    assert.throws(() => compare(opCase, "y", results.get("y")!, "body"), assert.AssertionError);
+  }
+});
+
+/** Worst error must be within the tolerance; NaN only where it is expected, and there always. */
+function compare(opCase: OpCase, output: string, got: Values, by: "kernel" | "body") {
+  const want = opCase.outputs.get(output)!.values;
+  const place = `${opCase.name} ${output}`;
+  assert.equal(got.length, want.length, place);
+  if (want instanceof Int32Array) return assert.deepEqual([...got], [...want], place);
+  const largest = Math.max(
+    ...Array.from(want as Iterable<number>, (value) => Math.abs(value || 0)),
+  );
+  // Weights of the experts come from the router, which is f32 always.
+  const weights = output === "weights" ? "f32" : weightsOf(opCase);
+  const bound = tolerance(opCase.op, weights, by) * largest;
+  for (const [i, value] of want.entries()) {
+    if (Number.isNaN(value)) assert(Number.isNaN(got[i]), `${place} at ${i}: ${got[i]}, not NaN`);
+    else assert(Math.abs(got[i]! - value) <= bound, `${place} at ${i}: ${got[i]}, not ${value}`);
+  }
+}
+
+let ort: Promise<OrtModule> | undefined;
+
+async function runBody(opCase: OpCase, model: Uint8Array): Promise<Map<string, Values>> {
+  ort ??= import("npm:onnxruntime-node@1.30.0").then((module) => module.default);
+  const { InferenceSession, Tensor } = await ort;
+  const session = await InferenceSession.create(model, { logSeverityLevel: 3 });
+  const feeds = Object.fromEntries(
+    [...opCase.inputs].filter(([name]) => varies(name)).map(([name, { type, values, dims }]) => [
+      name,
+      new Tensor(type === "I32" ? "int32" : "float32", values as Float32Array, dims),
+    ]),
+  );
+  const results = await session.run(feeds);
+  await session.release();
+  return new Map(Object.entries(results).map(([name, { data }]) => [name, data as Values]));
+}
+
+async function runKernels(opCase: OpCase, build: EngineBuild): Promise<Map<string, Values>> {
+  const { bytes, data } = kernelModel(opCase);
+  const graph = readModel(opCase.name, bytes);
+  const input = (name: string) => opCase.inputs.get(name)!;
+  const caches = [...opCase.inputs].filter(([name]) => isCache(name));
+  const tokens = (opCase.inputs.get("query") ?? input("x")).dims[0]!;
+  const contexts = opCase.inputs.get("context_lengths")?.values as Int32Array | undefined;
+  const blockSize = caches[0]?.[1].dims[1] ?? 1;
+  const tableWidth = opCase.inputs.get("block_tables")?.dims[1] ?? 0;
+  const sequences = contexts?.length ?? 0;
+  const engine = instantiateEngine(build);
+  const limits = {
+    tokens,
+    sequences,
+    logitRows: 1,
+    contextLength: Math.max(1, tableWidth * blockSize),
+    blocks: caches[0]?.[1].dims[0] ?? 1,
+    blockSize,
+  };
+  const program = compileProgram(graph, limits, engine.exports);
+  const heapBase = engine.exports.__heap_base.value as number;
+  const plan = planMemory(program, heapBase, stagingBytes(program.loads));
+  growMemory(engine.memory, plan.pages);
+  const { buffer } = engine.memory;
+  // Whatever a kernel reads without having written it is NaN.
+  new Uint32Array(buffer, plan.words).fill(0xffffffff);
+  const source = {
+    read: (_: string, offset: number, length: number) =>
+      Promise.resolve(data.slice(offset, offset + length)),
+  };
+  await loadWeights(source as unknown as ModelPackage, program.loads, engine, plan, () => {});
+
+  new Uint32Array(buffer, plan.words).set(program.words);
+  const table = new DataView(buffer, plan.table);
+  for (const [tensor, { bytes }] of program.tensors.entries()) {
+    table.setBigUint64(tensor * TENSOR_ROW_BYTES, BigInt(plan.tensors[tensor]!), true);
+    table.setBigUint64(tensor * TENSOR_ROW_BYTES + 8, BigInt(bytes), true);
+  }
+  for (const [name, tensor] of program.inputs) {
+    const values = name === "token_ids"
+      ? Int32Array.from({ length: tokens }, (_, i) => i)
+      : (opCase.inputs.get(name)?.values ?? new Int32Array()) as Int32Array;
+    new Int32Array(buffer, plan.tensors[tensor]).set(values);
+  }
+  for (const [i, [, { values }]] of caches.entries()) {
+    new Float32Array(buffer, plan.tensors[program.caches[i]!.tensor]).set(values as Float32Array);
+  }
+  new Uint32Array(buffer, plan.sizes).set([tokens, 0, sequences, tableWidth]);
+  const { words, tensors } = program;
+  engine.exports.run(plan.words, words.length, plan.table, tensors.length, plan.sizes);
+
+  const results = new Map<string, Values>();
+  for (const [name, { tensor, type }] of program.outputs) {
+    const { values: { length } } = opCase.outputs.get(name)!;
+    const Elements = type === "i32" ? Int32Array : Float32Array;
+    results.set(name, new Elements(buffer, plan.tensors[tensor], length).slice());
+  }
+  for (const [i, [name, { values }]] of caches.entries()) {
+    const address = plan.tensors[program.caches[i]!.tensor];
+    results.set(`${name}_out`, new Float32Array(buffer, address, values.length).slice());
+  }
+  return results;
+}
