@@ -24,11 +24,29 @@ export interface Rows {
   read(begin: number, end: number): Promise<Float32Array>;
 }
 
+/** What a graph is built from: the config and the tensors, of which none is read yet. */
+export interface CheckpointTensors {
+  /** The folder, for messages. */
+  readonly folder: string;
+  /** What config.json says. */
+  readonly config: ModelConfig;
+  /** The names of all tensors. @returns In no particular order. */
+  names(): Iterable<string>;
+  /**
+   * A tensor as rows of f32.
+   * @param name Its name.
+   * @param shape What the config makes of its shape; all axes but the last become rows.
+   * @returns The rows.
+   * @throws {InvalidFileError} If it is missing, has another shape, or is not of a float type.
+   */
+  rows(name: string, shape: number[]): Rows;
+}
+
 const INDEX = "model.safetensors.index.json";
 const SINGLE = "model.safetensors";
 
 /** An open checkpoint. */
-export class Checkpoint {
+export class Checkpoint implements CheckpointTensors {
   /** The folder. */
   readonly folder: string;
   /** What config.json says. */
@@ -80,24 +98,12 @@ export class Checkpoint {
     }
   }
 
-  /** Whether a tensor exists. @param name Its name. @returns True if it does. */
-  has(name: string): boolean {
-    return this.#tensors.has(name);
-  }
-
-  /** The names of all tensors. @returns In no particular order. */
+  /** See {@linkcode CheckpointTensors.names}. */
   names(): Iterable<string> {
     return this.#tensors.keys();
   }
 
-  /**
-   * A tensor as rows of f32.
-   *
-   * @param name Its name.
-   * @param shape What the config makes of its shape; all axes but the last become rows.
-   * @returns The rows.
-   * @throws {InvalidFileError} If it is missing, has another shape, or is not of a float type.
-   */
+  /** See {@linkcode CheckpointTensors.rows}. */
   rows(name: string, shape: number[]): Rows {
     const { file, entry } = this.#find(name);
     if (entry.shape.join() !== shape.join()) {

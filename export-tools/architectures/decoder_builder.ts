@@ -7,7 +7,7 @@ import { GraphBuilder, type Value, valueInfo } from "../../src/onnx/graph_builde
 import type { FunctionProto, ValueInfoProto } from "../../src/onnx/onnx_pb.ts";
 import type { DataType } from "../../src/onnx/data_type.ts";
 import { InvalidFileError } from "../../src/errors.ts";
-import type { Checkpoint, Rows } from "../checkpoint.ts";
+import type { CheckpointTensors, Rows } from "../checkpoint.ts";
 import type { ModelConfig } from "../model_config.ts";
 import { f32 } from "../quantization/f32.ts";
 import { BLOCK, type MatrixFormat } from "../quantization/matrix_format.ts";
@@ -48,7 +48,7 @@ export class DecoderBuilder {
   /** config.json. */
   readonly config: ModelConfig;
   readonly #functions = new Map<string, FunctionProto>();
-  readonly #checkpoint: Checkpoint;
+  readonly #checkpoint: CheckpointTensors;
   readonly #options: DecoderOptions;
   readonly #unused: Set<string>;
 
@@ -56,7 +56,7 @@ export class DecoderBuilder {
    * @param checkpoint Where config and weights come from.
    * @param options How they are stored.
    */
-  constructor(checkpoint: Checkpoint, options: DecoderOptions) {
+  constructor(checkpoint: CheckpointTensors, options: DecoderOptions) {
     this.#checkpoint = checkpoint;
     this.#options = options;
     this.#unused = new Set(checkpoint.names());
