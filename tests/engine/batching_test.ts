@@ -1,0 +1,111 @@
+/**
+ * Together as if alone: on backend `wasm` a sequence gets the same bits whatever runs beside it and however
+ * its prompt is cut into chunks.
+ */
+import { strict as assert } from "node:assert";
+import type { Backend } from "../../src/backend/backend.ts";
+import type { StepPlan } from "../../src/backend/step_plan.ts";
+import { openWasmBackend } from "../../src/backend/wasm/wasm_backend.ts";
+import { Engine } from "../../src/engine/engine.ts";
+import { EMBEDDED_MODEL } from "../../src/files/embedded_model.ts";
+import { ModelPackage } from "../../src/files/model_package.ts";
+import { modelSpec } from "../../src/model_spec.ts";
+import { readModel } from "../../src/onnx/read_model.ts";
+import { resolveSamplingParams, type SamplingParams } from "../../src/sampling_params.ts";
+import { Sampler } from "../../src/sampling/sampler.ts";
+
+/** Seven prompts of different lengths. */
+const prompts = [1, 2, 5, 13, 16, 17, 40].map((length, i) =>
+  Array.from({ length }, (_, k) => 300 + (i * 977 + k * 131) % 3700)
+);
+
+/** The embedded model with its steps written down, and limits of one's choice. */
+async function openRecorded(stepTokens = 256): Promise<{ backend: Backend; plans: StepPlan[] }> {
+  const model = await ModelPackage.open(EMBEDDED_MODEL);
+  const graph = readModel("model.onnx", await model.readAll("model.onnx"));
+  const opened = await openWasmBackend(model, graph, modelSpec(graph));
+  await model.close();
+  const plans: StepPlan[] = [];
+  const backend: Backend = {
+    info: opened.info,
+    limits: { ...opened.limits, tokens: stepTokens },
+    run(plan) {
+      plans.push(plan);
+      return opened.run(plan);
+    },
+    copyBlocks: (copies) => opened.copyBlocks(copies),
+    close: () => opened.close(),
+  };
+  return { backend, plans };
+}
+
+async function generate(engine: Engine, prompt: number[], params: SamplingParams) {
+  const { choices } = await engine.generate({
+    promptTokenIds: prompt,
+    params: resolveSamplingParams(params),
+    eosTokenIds: [],
+  });
+  return choices.map(({ tokens }) => tokens.map(({ tokenId, logprob }) => [tokenId, logprob]));
+}
+
+for (
+  const [name, params] of Object.entries<SamplingParams>({
+    greedy: { temperature: 0, maxTokens: 20 },
+    sampled: { temperature: 0.9, topP: 0.95, seed: 11, maxTokens: 20, frequencyPenalty: 0.3 },
+    "three choices": { temperature: 1, seed: 5, n: 3, maxTokens: 12 },
+  })
+) {
+  Deno.test(`${name}: seven prompts together give the tokens and logprobs each gives alone`, async () => {
+    const { backend, plans } = await openRecorded();
+    const engine = new Engine(backend, new Sampler(4096), 4096);
+    const alone = [];
+    const stepsAlone: number[] = [];
+    for (const prompt of prompts) {
+      plans.length = 0;
+      alone.push(await generate(engine, prompt, params));
+      stepsAlone.push(plans.length);
+    }
+    plans.length = 0;
+    const together = await Promise.all(prompts.map((prompt) => generate(engine, prompt, params)));
+    assert.deepEqual(together, alone);
+    // They shared their steps: as many as the longest took, each holding everyone.
+    assert.equal(plans.length, Math.max(...stepsAlone));
+    const { n = 1 } = params;
+    for (const [i, { contextLengths }] of plans.entries()) {
+      assert.equal(contextLengths.length, i === 0 ? prompts.length : prompts.length * n);
+    }
+    await engine.close();
+  });
+}
+
+Deno.test("logits are the same bits for every way to cut a prompt into chunks", async () => {
+  const prompt = prompts[6]!;
+  const rows = prompt.map((_, position) => position);
+  const results: Float32Array[] = [];
+  for (const chunk of [256, 64, 7, 1]) {
+    const { backend, plans } = await openRecorded(chunk);
+    const engine = new Engine(backend, new Sampler(4096), 4096);
+    results.push(await engine.score(prompt, rows));
+    assert.equal(plans.length, Math.ceil(prompt.length / chunk));
+    await engine.close();
+  }
+  for (const other of results.slice(1)) assert(sameBits(other, results[0]!));
+});
+
+Deno.test("a prompt longer than a step's tokens or rows of logits is cut by the engine", async () => {
+  const { backend, plans } = await openRecorded();
+  const engine = new Engine(backend, new Sampler(4096), 4096);
+  const prompt = Array.from({ length: 700 }, (_, i) => 300 + i);
+  const logits = await engine.score(prompt, prompt.map((_, i) => i));
+  assert.equal(logits.length, 700 * 4096);
+  assert(plans.every(({ logitRows }) => logitRows.length <= 256));
+  assert.equal(plans.length, 3);
+  await engine.close();
+});
+
+function sameBits(a: Float32Array, b: Float32Array): boolean {
+  const [x, y] = [a, b].map((values) =>
+    new Uint32Array(values.buffer, values.byteOffset, values.length)
+  );
+  return x!.length === y!.length && x!.every((bits, i) => bits === y![i]);
+}
