@@ -103,6 +103,38 @@ Deno.test("a prompt longer than a step's tokens or rows of logits is cut by the 
   await engine.close();
 });
 
+Deno.test("an abort stops a request within one step and frees its blocks", async () => {
+  const { backend, plans } = await openRecorded();
+  const engine = new Engine(backend, new Sampler(4096), 4096);
+  const controller = new AbortController();
+  let tokens = 0;
+  const stopped = engine.generate({
+    promptTokenIds: prompts[2]!,
+    params: resolveSamplingParams({ maxTokens: 1000 }),
+    eosTokenIds: [],
+    signal: controller.signal,
+    onToken() {
+      if (++tokens === 3) controller.abort();
+      return undefined;
+    },
+  });
+  const other = generate(engine, prompts[3]!, { temperature: 0, maxTokens: 8 });
+  await assert.rejects(stopped, { name: "AbortError" });
+  await other;
+  assert.equal(tokens, 3);
+  assert.deepEqual(plans.map(({ contextLengths }) => contextLengths.length), [
+    2,
+    2,
+    2,
+    1,
+    1,
+    1,
+    1,
+    1,
+  ]);
+  await engine.close();
+});
+
 function sameBits(a: Float32Array, b: Float32Array): boolean {
   const [x, y] = [a, b].map((values) =>
     new Uint32Array(values.buffer, values.byteOffset, values.length)
