@@ -156,7 +156,9 @@ export class Engine {
       }
     }
     for (const extended of sequences) {
-      if (!request.extend(this.#sampler, extended, logits)) this.#scheduler.finish(extended);
+      const goesOn = request.extend(this.#sampler, extended, logits);
+      if (!this.#outcomes.has(request)) return; // whoever was told of the token ended the request
+      if (!goesOn) this.#scheduler.finish(extended);
     }
     if (request.finished) this.#end(request);
   }

@@ -139,6 +139,7 @@ export class Generation implements ScheduledRequest {
     choice.tokens.push(token);
     const [isEos, isStop] = [this.#eos.has(token.tokenId), this.#stop.has(token.tokenId)];
     const stopString = this.#options.onToken?.(sequence.choice, token, isEos || isStop);
+    if (choice.finishReason !== undefined) return false; // whoever was told has ended it
     if (isEos) {
       choice.finishReason = "stop";
     } else if (isStop || stopString !== undefined) {

@@ -169,7 +169,9 @@ export class Scheduler<R extends ScheduledRequest> {
   }
 
   #release(sequence: Sequence<R>) {
-    this.#running.splice(this.#running.indexOf(sequence), 1);
+    const index = this.#running.indexOf(sequence);
+    if (index < 0) throw new RangeError("the sequence is not running");
+    this.#running.splice(index, 1);
     for (const block of sequence.blocks) this.pool.release(block);
   }
 
