@@ -11,6 +11,7 @@ import { InvalidFileError } from "../src/errors.ts";
 import { CHUNK_BYTES, type ManifestFile, type ManifestSlabs } from "../src/files/manifest.ts";
 import type { DataLayout, PlacedTensor } from "./data_layout.ts";
 import type { StoredMatrix } from "./weight_store.ts";
+import { readWhole, writeWhole } from "./whole_io.ts";
 
 /** About how many elements are converted at a time. */
 const CHUNK_ELEMENTS = 1 << 20;
@@ -76,16 +77,9 @@ async function writeMatrix(
       );
     }
     for (const [i, { file, offset }] of targets.entries()) {
-      await writeAll(handles[file]!, encoded[i]!, offset + begin * rowBytes[i]!);
+      await writeWhole(handles[file]!, encoded[i]!, offset + begin * rowBytes[i]!);
     }
     onBytes(encoded.reduce((sum, bytes) => sum + bytes.length, 0));
-  }
-}
-
-async function writeAll(handle: FileHandle, bytes: Uint8Array, position: number) {
-  for (let done = 0; done < bytes.length;) {
-    const rest = bytes.length - done;
-    done += (await handle.write(bytes, done, rest, position + done)).bytesWritten;
   }
 }
 
@@ -114,7 +108,7 @@ export async function hashDataFiles(
       const buffer = new Uint8Array(CHUNK_BYTES);
       for (let position = 0; position < bytes; position += CHUNK_BYTES) {
         const chunk = buffer.subarray(0, Math.min(CHUNK_BYTES, bytes - position));
-        await handle.read(chunk, 0, chunk.length, position);
+        await readWhole(handle, name, chunk, position);
         chunks.push(createHash("sha256").update(chunk).digest("hex"));
         for (const hasher of hashers) hasher.update(chunk, position);
         onBytes(chunk.length);

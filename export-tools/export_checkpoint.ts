@@ -4,7 +4,7 @@
  */
 import { create, toBinary } from "@bufbuild/protobuf";
 import { createHash } from "node:crypto";
-import { copyFile, mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { InvalidArgumentError } from "../src/errors.ts";
 import {
@@ -112,7 +112,7 @@ export async function exportCheckpoint(
     await writeFile(join(partial, "model.onnx"), toBinary(ModelProtoSchema, model));
     const companions = (await readdir(checkpointFolder)).filter((name) => COMPANIONS.test(name));
     for (const name of companions) {
-      await copyFile(join(checkpointFolder, name), join(partial, name));
+      await writeFile(join(partial, name), await readFile(join(checkpointFolder, name)));
     }
     for (const name of ["model.onnx", ...companions.sort()]) {
       files.push(await manifestFile(partial, name));

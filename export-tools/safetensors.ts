@@ -7,6 +7,7 @@
  */
 import { type FileHandle, open } from "node:fs/promises";
 import { InvalidFileError } from "../src/errors.ts";
+import { readWhole } from "./whole_io.ts";
 
 /** Element types of safetensors that this library reads, with their bytes. */
 const ELEMENT_BYTES: Record<string, number> = {
@@ -75,7 +76,7 @@ export class SafetensorsFile {
       const { size } = await handle.stat();
       const prefix = new Uint8Array(8);
       if (size < 8) fail(path, `it has ${size} bytes, too few for the 8 of the header's length`);
-      await readExactly(handle, path, prefix, 0);
+      await readWhole(handle, path, prefix, 0);
       const length = Number(new DataView(prefix.buffer).getBigUint64(0, true));
       if (length > MAX_HEADER_BYTES) {
         fail(path, `its header claims ${length} bytes, above the format's ${MAX_HEADER_BYTES}`);
@@ -84,7 +85,7 @@ export class SafetensorsFile {
         fail(path, `its header claims ${length} bytes, but the file has ${size}: it is truncated`);
       }
       const header = new Uint8Array(length);
-      await readExactly(handle, path, header, 8);
+      await readWhole(handle, path, header, 8);
       return new SafetensorsFile(path, parseHeader(path, header, 8 + length, size), handle);
     } catch (error) {
       await handle.close();
@@ -100,22 +101,12 @@ export class SafetensorsFile {
    * @throws {InvalidFileError} If the file ends before (it changed since it was opened).
    */
   async read(into: Uint8Array, offset: number): Promise<void> {
-    await readExactly(this.#handle, this.path, into, offset);
+    await readWhole(this.#handle, this.path, into, offset);
   }
 
   /** Closes the file. */
   async close(): Promise<void> {
     await this.#handle.close();
-  }
-}
-
-async function readExactly(handle: FileHandle, path: string, into: Uint8Array, offset: number) {
-  for (let done = 0; done < into.length;) {
-    const { bytesRead } = await handle.read(into, done, into.length - done, offset + done);
-    if (bytesRead === 0) {
-      fail(path, `it ends at byte ${offset + done}, before ${offset + into.length}`);
-    }
-    done += bytesRead;
   }
 }
 

@@ -131,6 +131,9 @@ export class LLM {
     const model = await ModelPackage.open(location ?? EMBEDDED_MODEL, { verify, signal });
     try {
       const graph = readModel(`${model.address} model.onnx`, await model.readAll("model.onnx"));
+      for (const { file, offset, bytes } of graph.initializers.values()) {
+        model.checkRange(file, offset, bytes);
+      }
       const spec = modelSpec(graph);
       const sizes = checkSizes(spec, options);
       const [tokenizer, config] = await Promise.all([

@@ -47,13 +47,14 @@ async function generate(words: string[], options: GenerateOptions, command: Comm
       process.stdout.write(toJson(result) + "\n");
       return;
     }
-    process.stdout.write(prompt);
+    let begun = false;
     try {
       for await (const { text } of llm.stream(prompt, params, { signal })) {
-        process.stdout.write(text);
+        process.stdout.write(begun ? text : prompt + text);
+        begun = true;
       }
     } finally {
-      process.stdout.write("\n");
+      if (begun) process.stdout.write("\n");
     }
   });
 }

@@ -102,14 +102,8 @@ export class ModelPackage {
    * @throws {InvalidFileError} If it is missing, shorter, or not what was exported.
    */
   async read(name: string, offset: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
+    this.checkRange(name, offset, length);
     const file = this.#file(name);
-    if (offset + length > file.bytes) {
-      throw new InvalidFileError(
-        name,
-        `Cannot read bytes ${offset} to ${offset + length} of ${name} in ${this.address}: it has ` +
-          `${file.bytes}; export the package again.`,
-      );
-    }
     if (this.#options.verify === false) {
       return await this.#source.read(name, offset, length, this.#options.signal);
     }
@@ -123,6 +117,24 @@ export class ModelPackage {
       position += piece.length;
     }
     return result;
+  }
+
+  /**
+   * Checks that a file has certain bytes, without reading them.
+   *
+   * @param name The file.
+   * @param offset First byte.
+   * @param length How many bytes.
+   * @throws {InvalidFileError} If the manifest does not name it or it is shorter.
+   */
+  checkRange(name: string, offset: number, length: number): void {
+    const { bytes } = this.#file(name);
+    if (offset + length <= bytes) return;
+    throw new InvalidFileError(
+      name,
+      `Cannot read bytes ${offset} to ${offset + length} of ${name} in ${this.address}: it has ` +
+        `${bytes}; export the package again.`,
+    );
   }
 
   /** Reads a whole file. @param name The file. @returns Its bytes. See {@linkcode read}. */

@@ -1,0 +1,157 @@
+/**
+ * The command line as a user meets it: a process of its own, with its output and exit code.
+ */
+import { strict as assert } from "node:assert";
+import { checkpointFolder, temporaryPath } from "../packages.ts";
+import { needsShared } from "../text/shared_files.ts";
+
+const main = new URL("../../src/cli/main.ts", import.meta.url).pathname;
+
+function command(args: string[], stdin: "piped" | "null"): Deno.ChildProcess {
+  return new Deno.Command(Deno.execPath(), {
+    args: ["run", "--allow-all", main, ...args],
+    stdin,
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+}
+
+async function run(args: string[], input?: string) {
+  const child = command(args, input === undefined ? "null" : "piped");
+  if (input !== undefined) {
+    const writer = child.stdin.getWriter();
+    await writer.write(new TextEncoder().encode(input));
+    await writer.close();
+  }
+  const { code, stdout, stderr } = await child.output();
+  const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+  return { code, stdout: text(stdout), stderr: text(stderr) };
+}
+
+const STORY = "Once upon a time there was";
+
+Deno.test("generate prints the prompt and its continuation", async () => {
+  const { code, stdout, stderr } = await run(["generate", "-t", "0", "-n", "16", STORY]);
+  assert.equal(code, 0, stderr);
+  assert.match(stdout, /^Once upon a time there was a .{20,}\n$/);
+  assert.equal(stderr, "");
+});
+
+Deno.test("generate reads standard input, and --json prints one object", async () => {
+  const args = ["generate", "-t", "0", "-n", "5", "--json", "--choices", "2", "--logprobs", "2"];
+  const { code, stdout } = await run(args, STORY + "\n");
+  assert.equal(code, 0);
+  const result = JSON.parse(stdout);
+  assert.equal(result.prompt, STORY);
+  assert.equal(result.outputs.length, 2);
+  assert.equal(result.outputs[1].tokenIds.length, 5);
+  assert.equal(result.outputs[0].logprobs[0].top.length, 2);
+  assert.equal(typeof result.seed, "number");
+});
+
+Deno.test("the same seed gives the same text", async () => {
+  const args = ["generate", "-t", "1", "-n", "12", "-s", "9", STORY];
+  assert.deepEqual(await run(args), await run(args));
+});
+
+Deno.test("chat answers one message from the arguments or standard input", async () => {
+  const { code, stdout } = await run(["chat", "-t", "0", "Who are you?"]);
+  assert.equal(code, 0);
+  assert.match(stdout, /^\S.*\n$/);
+  assert.equal((await run(["chat", "-t", "0"], "Who are you?\n")).stdout, stdout);
+  const json = await run(["chat", "-t", "0", "--json", "--system", "Be brief.", "Who are you?"]);
+  assert.match(JSON.parse(json.stdout).prompt, /Be brief\.\n\nUser: Who are you\?/);
+});
+
+Deno.test("inspect prints what the embedded model holds", async () => {
+  const { code, stdout } = await run(["inspect"]);
+  assert.equal(code, 0);
+  assert.match(stdout, /architecture +deepseek_v2\n/);
+  assert.match(stdout, /parameters +5\.2 M\n/);
+  assert.match(
+    stdout,
+    /cache per token +1600 B \(latent\)\n +expanded K and V +9600 B .* 6\.0 x as much/,
+  );
+  const report = JSON.parse((await run(["inspect", "--json", "--context", "100"])).stdout);
+  assert.equal(report.parameters, 5197184);
+  assert.equal(report.layers, 5);
+  assert.equal(report.expertLayers, 4);
+  assert.equal(report.memory.contextLength, 100);
+  const { weightBytes, cacheBytes, workBytes, totalBytes } = report.memory;
+  assert.equal(weightBytes + cacheBytes + workBytes, totalBytes);
+  const bytes: number[] = Object.values(report.bytesByType);
+  assert.equal(bytes.reduce((sum, value) => sum + value), report.weightBytes);
+});
+
+Deno.test(needsShared("export makes a package that generate and inspect open"), async () => {
+  const folder = temporaryPath("package");
+  const exported = await run([
+    ...["export", checkpointFolder("deepseek-v2"), folder],
+    ...["--weights", "int4", "--json"],
+  ]);
+  assert.equal(exported.code, 0, exported.stderr);
+  assert.equal(JSON.parse(exported.stdout).weights, "int4");
+  const report = JSON.parse((await run(["inspect", folder, "--json"])).stdout);
+  assert.equal(report.weights, "int4");
+  // Without a tokenizer there is no text, and the error says what to do.
+  const refused = await run(["generate", "-m", folder, "hello"]);
+  assert.equal(refused.code, 1);
+  assert.match(
+    refused.stderr,
+    /^error: Cannot turn text into tokens: the package has no tokenizer/,
+  );
+});
+
+Deno.test("errors go to standard error with exit code 1, misuse with 2", async () => {
+  const failures: [args: string[], code: number, message: RegExp][] = [
+    [["generate", "-m", "/nowhere", "x"], 1, /^error: Cannot open \/nowhere: it has no manifest/],
+    [["generate", "-t", "-1", "x"], 1, /^error: .*temperature/],
+    [["generate", "-t", "hot", "x"], 2, /It must be a number/],
+    [["generate", "--choices", "2", "x"], 2, /--choices needs --json/],
+    [["generate", "--frobnicate"], 2, /unknown option '--frobnicate'/],
+    [["frobnicate"], 2, /unknown command 'frobnicate'/],
+    [["export", "/nowhere", "/tmp/x"], 1, /^error: Cannot open .*config\.json/],
+    [["export", "/nowhere"], 2, /missing required argument 'package'/],
+    [["export", "a", "b", "--weights", "int3"], 2, /Allowed choices are f32, f16, int8, int4/],
+    [["inspect", "--context", "0"], 1, /contextLength is 0, it can be 1 to 2048/],
+  ];
+  for (const [args, want, message] of failures) {
+    const { code, stdout, stderr } = await run(args);
+    assert.match(stderr, message, args.join(" "));
+    assert.equal(code, want, args.join(" "));
+    assert.equal(stdout, "", args.join(" "));
+    assert(!stderr.includes("    at "), `a stack was printed: ${stderr}`);
+  }
+});
+
+Deno.test("help names every command and option", async () => {
+  const { code, stdout } = await run(["--help"]);
+  assert.equal(code, 0);
+  for (const name of ["generate", "chat", "export", "inspect"]) {
+    assert.match(stdout, new RegExp(`  ${name} `));
+    const help = await run([name, "--help"]);
+    assert.equal(help.code, 0);
+    assert.match(help.stdout, new RegExp(`^Usage: hybridseek ${name} `));
+  }
+});
+
+Deno.test("Ctrl-C ends a text cleanly: what was written stays, the exit code is 130", async () => {
+  const child = command(["generate", "-t", "1", "-n", "100000", STORY], "null");
+  const reader = child.stdout.getReader();
+  const decoder = new TextDecoder();
+  let text = "";
+  while (text.length < 60) {
+    const { value, done } = await reader.read();
+    assert(!done, "it ended by itself");
+    text += decoder.decode(value, { stream: true });
+  }
+  child.kill("SIGINT");
+  for (let piece = await reader.read(); !piece.done; piece = await reader.read()) {
+    text += decoder.decode(piece.value, { stream: true });
+  }
+  const stderr = await new Response(child.stderr).text();
+  const { code } = await child.status;
+  assert.equal(code, 130);
+  assert.equal(stderr, "");
+  assert(text.startsWith(STORY) && text.endsWith("\n"));
+});

@@ -1,0 +1,78 @@
+/**
+ * The same files in stock Python onnxruntime: bodies against the op cases, packages against the goldens, and
+ * a package with one op of a body exchanged, which must fail. Needs HYBRIDSEEK_PYTHON, a Python that has
+ * onnx, onnxruntime, safetensors and numpy.
+ */
+import { strict as assert } from "node:assert";
+import { fromBinary, toBinary } from "@bufbuild/protobuf";
+import { ModelProtoSchema } from "../../src/onnx/onnx_pb.ts";
+import { bodyModel, opCases } from "../ops/op_case.ts";
+import { checkpointFolder, fixtures, packageOf, temporaryPath } from "../packages.ts";
+import { hasShared } from "../text/shared_files.ts";
+
+const python = Deno.env.get("HYBRIDSEEK_PYTHON");
+
+/** Ends a test's name with the reason where it is left out. */
+function needs(name: string, shared: boolean): { name: string; ignore: boolean } {
+  const missing = [
+    ...(python ? [] : ["HYBRIDSEEK_PYTHON is not set"]),
+    ...(shared && !hasShared ? ["no ../shared"] : []),
+  ];
+  const reason = missing.length > 0 ? ` (ignored: ${missing.join(", ")})` : "";
+  return { name: name + reason, ignore: missing.length > 0 };
+}
+
+/** Runs a script of tests/python; its output is shown. */
+async function run(script: string, ...args: string[]): Promise<boolean> {
+  const path = new URL(`../python/${script}`, import.meta.url).pathname;
+  const command = new Deno.Command(python!, { args: [path, ...args], stderr: "inherit" });
+  const { success, stdout } = await command.output();
+  console.log(new TextDecoder().decode(stdout));
+  return success;
+}
+
+Deno.test(
+  needs("stock Python onnxruntime: the bodies pass the full check and give the op cases", false),
+  async () => {
+    const folder = temporaryPath("models");
+    await Deno.mkdir(folder);
+    for (const opCase of opCases()) {
+      await Deno.writeFile(`${folder}/${opCase.name}.onnx`, bodyModel(opCase));
+    }
+    assert(await run("check_op_cases.py", folder));
+  },
+);
+
+for (const name of fixtures) {
+  Deno.test(needs(`stock Python onnxruntime: ${name} against its goldens`, true), async () => {
+    const folder = await packageOf(name, { weights: "f32" });
+    assert(await run("check_package.py", folder, checkpointFolder(name)));
+  });
+}
+
+Deno.test(
+  needs("stock Python onnxruntime: the reference model against its goldens", true),
+  async () => {
+    const goldens = new URL("../../../shared/reference-goldens", import.meta.url).pathname;
+    const folder = await packageOf("reference-model", { weights: "f32" });
+    assert(await run("check_reference.py", folder, goldens));
+  },
+);
+
+Deno.test(
+  needs("stock Python onnxruntime: one op of a body exchanged and the goldens fail", true),
+  async () => {
+    const folder = temporaryPath("broken");
+    await Deno.mkdir(folder);
+    const sound = await packageOf("deepseek-v2-lite", { weights: "f32" });
+    for (const { name } of Deno.readDirSync(sound)) {
+      await Deno.copyFile(`${sound}/${name}`, `${folder}/${name}`);
+    }
+    const model = fromBinary(ModelProtoSchema, await Deno.readFile(`${folder}/model.onnx`));
+    const body = model.functions.find(({ name }) => name === "LatentAttention")!;
+    const loop = body.node.flatMap(({ attribute }) => attribute.flatMap(({ g }) => g?.node ?? []));
+    loop.find(({ opType }) => opType === "LessOrEqual")!.opType = "Less";
+    await Deno.writeFile(`${folder}/model.onnx`, toBinary(ModelProtoSchema, model));
+    assert(await run("check_package.py", folder, checkpointFolder("deepseek-v2-lite"), "--broken"));
+  },
+);
