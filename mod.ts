@@ -14,10 +14,21 @@
  * ```
  * @module
  */
+export type { BackendInfo, BackendName } from "./src/backend/backend.ts";
+export type { OrtModule, OrtSession, OrtTensor } from "./src/backend/ort.ts";
+export type { EngineBuild } from "./src/backend/wasm/engine_module.ts";
+export type { FinishReason } from "./src/engine/generation.ts";
 export * from "./src/errors.ts";
-export * from "./src/generation_config.ts";
 export * from "./src/inspect.ts";
 export * from "./src/llm.ts";
+export type { CacheSpec, ModelSpec } from "./src/model_spec.ts";
+export type { DataType } from "./src/onnx/data_type.ts";
 export * from "./src/outputs.ts";
 export * from "./src/sampling_params.ts";
+export { Sampler } from "./src/sampling/sampler.ts";
+export type { ChatContentPart, ChatMessage } from "./src/text/chat_message.ts";
+export * from "./src/text/detokenizer.ts";
+export * from "./src/text/stop_strings.ts";
+export * from "./src/text/tokenizer.ts";
+export type { TokenizerConfig } from "./src/text/tokenizer_config.ts";
 export { provideWasmModule, type WasmModuleName } from "./src/wasm_module.ts";

@@ -22,6 +22,8 @@ export class HybridseekError extends Error {
   readonly code: ErrorCode;
 
   /**
+   * Makes the error.
+   *
    * @param code What went wrong, for programs.
    * @param message "Cannot <verb> <object>: <what is>, <the way out>".
    * @param options `cause`: the error that led to this one.
@@ -39,6 +41,8 @@ export class InvalidArgumentError extends HybridseekError {
   readonly field: string;
 
   /**
+   * Makes the error.
+   *
    * @param field The argument's name as the caller wrote it.
    * @param message What it is and what it may be.
    * @param options `cause`: the error that led to this one.
@@ -55,6 +59,8 @@ export class InvalidFileError extends HybridseekError {
   readonly file: string;
 
   /**
+   * Makes the error.
+   *
    * @param file The file's name or address.
    * @param message What is wrong with it and what to do.
    * @param options `cause`, and `code` where the file is missing (`not_found`).
@@ -72,6 +78,8 @@ export class InvalidFileError extends HybridseekError {
 /** Well-formed, but nothing here can do it; the message names what can. */
 export class UnsupportedError extends HybridseekError {
   /**
+   * Makes the error.
+   *
    * @param message What was asked for and what is supported.
    * @param options `cause`: the error that led to this one.
    */
@@ -83,6 +91,8 @@ export class UnsupportedError extends HybridseekError {
 /** It does not fit: more tokens than the context, or more bytes than the memory. */
 export class CapacityError extends HybridseekError {
   /**
+   * Makes the error.
+   *
    * @param code `context_length_exceeded` or `out_of_memory`.
    * @param message How much is needed, how much there is, the way out.
    * @param options `cause`: the error that led to this one.
@@ -99,6 +109,8 @@ export class CapacityError extends HybridseekError {
 /** A backend failed while running, or was used after `close()`; open a new one. */
 export class BackendError extends HybridseekError {
   /**
+   * Makes the error.
+   *
    * @param code `backend_failed` or `closed`.
    * @param message What failed and what to do.
    * @param options `cause`: the error that led to this one.

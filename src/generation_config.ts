@@ -32,15 +32,6 @@ const NUMBERS: Record<string, keyof SamplingParams & string> = {
  * @param text Its text.
  * @returns The defaults.
  * @throws {InvalidFileError} If it is no JSON object or a field is of the wrong type.
- * @example
- * ```ts
- * import { parseGenerationConfig } from "@hybridseek/hybridseek";
- * import assert from "node:assert/strict";
- * const text = '{ "do_sample": true, "temperature": 0.3, "top_p": 0.95, "eos_token_id": 100001 }';
- * const { defaults, eosTokenIds } = parseGenerationConfig("generation_config.json", text);
- * assert.deepEqual(defaults, { temperature: 0.3, topP: 0.95 });
- * assert.deepEqual(eosTokenIds, [100001]);
- * ```
  */
 export function parseGenerationConfig(file: string, text: string): GenerationConfig {
   const fields = parseObject(file, text);

@@ -14,17 +14,16 @@ import type { Backend, BackendInfo, BackendOptions, BlockCopies, StepResult } fr
 import { checkStepPlan, type StepLimits, type StepPlan } from "./step_plan.ts";
 
 /** What is used of a tensor of onnxruntime-common. */
-interface OrtTensor {
+export interface OrtTensor {
+  /** Its elements, a typed array. */
   readonly data: unknown;
-  dispose?(): void;
 }
 
 /** What is used of a session of onnxruntime-common. */
-interface OrtSession {
-  run(
-    feeds: Record<string, OrtTensor>,
-    fetches?: readonly string[] | Record<string, OrtTensor | null>,
-  ): Promise<Record<string, OrtTensor>>;
+export interface OrtSession {
+  /** Runs the model on named inputs; returns named outputs. */
+  run(feeds: Record<string, OrtTensor>): Promise<Record<string, OrtTensor>>;
+  /** Frees the session. */
   release(): Promise<void>;
 }
 

@@ -41,18 +41,18 @@ async function chat(words: string[], options: ChatOptions) {
   const message = words.length > 0 ? words.join(" ") : single ? await readStandardInput() : "";
   const llm = await interruptible((signal) => openModel(options, signal));
   if (!llm) return;
-  await using _ = llm;
   const params = samplingParams(options);
-  if (!single) return await converse(llm, messages, params);
-  messages.push({ role: "user", content: message });
-  await interruptible(async (signal) => {
-    if (options.json) {
+  try {
+    if (!single) return await converse(llm, messages, params);
+    messages.push({ role: "user", content: message });
+    await interruptible(async (signal) => {
+      if (!options.json) return await answer(llm, messages, params, signal);
       const [result] = await llm.chat(messages, params, { signal });
       process.stdout.write(toJson(result) + "\n");
-    } else {
-      await answer(llm, messages, params, signal);
-    }
-  });
+    });
+  } finally {
+    await llm.close();
+  }
 }
 
 async function converse(llm: LLM, messages: ChatMessage[], params: SamplingParams) {

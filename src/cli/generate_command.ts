@@ -1,5 +1,6 @@
 import process from "node:process";
 import type { Command } from "commander";
+import type { StreamEvent } from "../outputs.ts";
 import { interruptible } from "./interrupt.ts";
 import {
   addModelOptions,
@@ -39,22 +40,31 @@ async function generate(words: string[], options: GenerateOptions, command: Comm
   }
   const prompt = words.length > 0 ? words.join(" ") : await readStandardInput();
   await interruptible(async (signal) => {
-    await using llm = await openModel(options, signal);
+    const llm = await openModel(options, signal);
     const { choices: n, logprobs } = options;
     const params = { ...samplingParams(options), n, logprobs };
-    if (options.json) {
-      const [result] = await llm.generate(prompt, params, { signal });
-      process.stdout.write(toJson(result) + "\n");
-      return;
-    }
-    let begun = false;
     try {
-      for await (const { text } of llm.stream(prompt, params, { signal })) {
-        process.stdout.write(begun ? text : prompt + text);
-        begun = true;
+      if (options.json) {
+        const [result] = await llm.generate(prompt, params, { signal });
+        process.stdout.write(toJson(result) + "\n");
+      } else {
+        await print(prompt, llm.stream(prompt, params, { signal }));
       }
     } finally {
-      if (begun) process.stdout.write("\n");
+      await llm.close();
     }
   });
+}
+
+/** Prints prompt and text as they come, and nothing if nothing comes. */
+async function print(prompt: string, events: AsyncIterable<StreamEvent>) {
+  let begun = false;
+  try {
+    for await (const { text } of events) {
+      process.stdout.write(begun ? text : prompt + text);
+      begun = true;
+    }
+  } finally {
+    if (begun) process.stdout.write("\n");
+  }
 }

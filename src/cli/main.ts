@@ -2,7 +2,9 @@
  * The command line: `hybridseek generate | chat | export | inspect`.
  * @module
  */
+import { realpathSync } from "node:fs";
 import process from "node:process";
+import { pathToFileURL } from "node:url";
 import { Command, CommanderError } from "commander";
 import { HybridseekError } from "../errors.ts";
 import { addChatCommand } from "./chat_command.ts";
@@ -43,4 +45,11 @@ export async function main(args: readonly string[]): Promise<number> {
   }
 }
 
-if (import.meta.main) process.exitCode = await main(process.argv.slice(2));
+/** Whether this module is the program; `import.meta.main` is newer than Node 20. */
+function isProgram(): boolean {
+  if (import.meta.main !== undefined) return import.meta.main;
+  const path = process.argv[1];
+  return path !== undefined && pathToFileURL(realpathSync(path)).href === import.meta.url;
+}
+
+if (isProgram()) process.exitCode = await main(process.argv.slice(2));

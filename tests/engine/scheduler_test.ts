@@ -2,7 +2,7 @@
  * The scheduler alone: what is in each step, which blocks it uses, and that none is lost.
  */
 import { strict as assert } from "node:assert";
-import fc from "npm:fast-check@4.10.0";
+import fc from "fast-check";
 import { checkStepPlan, type StepLimits } from "../../src/backend/step_plan.ts";
 import { CapacityError } from "../../src/errors.ts";
 import { BlockPool } from "../../src/engine/block_pool.ts";
