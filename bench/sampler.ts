@@ -1,5 +1,5 @@
 /**
- * `deno run -A bench/sampler.ts`: time of `Sampler.sample`, one JSON line a case.
+ * `deno task bench:sampler`: time of `Sampler.sample`, one JSON line a case.
  *
  * Each case first checks that the token is the one that the first call gave, then takes the median
  * of 15 rounds of 40 calls; a call includes the copy of the logits. `peaked` logits have the spread
@@ -7,6 +7,7 @@
  * nucleus.
  * @module
  */
+import { machine } from "./machine.ts";
 import { resolveSamplingParams, type SamplingParams } from "../src/sampling_params.ts";
 import { Sampler } from "../src/sampling/sampler.ts";
 
@@ -73,30 +74,13 @@ function measure(logits: Float32Array, given: SamplingParams): number {
   return times.sort((a, b) => a - b)[ROUNDS >> 1]!;
 }
 
-/** The processor and those of its features that WebAssembly's SIMD can profit from. */
-function processor(): { model: string; flags: string } {
-  try {
-    const text = Deno.readTextFileSync("/proc/cpuinfo");
-    const field = (name: string) =>
-      text.match(new RegExp(`^${name}\\s*:\\s*(.*)$`, "m"))?.[1] ?? "";
-    const wanted = /^(sse4_1|avx|avx2|fma|avx512f|asimd)$/;
-    const flags = (field("flags") || field("Features")).split(" ").filter((flag) =>
-      wanted.test(flag)
-    );
-    return { model: field("model name"), flags: flags.join(" ") };
-  } catch {
-    return { model: Deno.build.arch, flags: "unknown" };
-  }
-}
-
-const { model, flags } = processor();
 for (const vocabSize of [4096, 102_400]) {
   for (const shape of ["peaked", "flat"]) {
     const logits = logitsOf(shape, vocabSize);
     for (const [name, params] of Object.entries(cases)) {
       const microseconds = Number(measure(logits, params).toFixed(1));
       const line = { bench: "sampler", vocabSize, logits: shape, case: name, microseconds };
-      console.log(JSON.stringify({ ...line, deno: Deno.version.deno, cpu: model, flags }));
+      console.log(JSON.stringify({ ...line, ...machine() }));
     }
   }
 }
