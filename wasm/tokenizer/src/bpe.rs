@@ -4,9 +4,10 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use crate::first_symbols::FirstSymbols;
 use crate::pair_table::{PairTable, NO_MERGE};
 
-/// Up to this many bytes the lowest rank is found by looking at all; beyond, by a heap.
+/// Up to this many symbols the lowest rank is found by looking at all; beyond, by a heap.
 const MOST_SCANNED: usize = 128;
 
 /// How much work merging has been; both grow at most linearly with the text.
@@ -20,16 +21,14 @@ pub struct Work {
 
 /// The merges of a vocabulary, and the memory they work in.
 pub struct Bpe {
-    /// The id of each byte's token; bytes that never occur in UTF-8 may have none ([`NO_ID`]).
-    byte_ids: [u32; 256],
+    first_symbols: FirstSymbols,
     pairs: PairTable,
+    /// The piece at hand before merging.
+    symbols: Vec<u32>,
     chain: Vec<Link>,
     queue: BinaryHeap<Reverse<Entry>>,
     work: Work,
 }
-
-/// Marks a byte without a token.
-pub const NO_ID: u32 = u32::MAX;
 
 /// A symbol of a long piece; its index is where it begins.
 #[derive(Clone, Copy)]
@@ -47,9 +46,37 @@ type Entry = u64;
 const END: u32 = u32::MAX;
 
 impl Bpe {
-    pub fn new(byte_ids: [u32; 256], pairs: PairTable) -> Self {
-        let queue = BinaryHeap::new();
-        Self { byte_ids, pairs, chain: Vec::new(), queue, work: Work::default() }
+    pub fn new(first_symbols: FirstSymbols, pairs: PairTable) -> Self {
+        Self {
+            first_symbols,
+            pairs,
+            symbols: Vec::new(),
+            chain: Vec::new(),
+            queue: BinaryHeap::new(),
+            work: Work::default(),
+        }
+    }
+
+    /// Lets merging start at whole characters where that can not change results, given the texts'
+    /// bytes of all tokens that merging may make. See [`crate::first_symbols`].
+    pub fn start_at_characters<'t>(&mut self, spellings: impl Iterator<Item = &'t [u8]>) {
+        if !self.pairs.halves_come_first() {
+            return;
+        }
+        let mut characters = Vec::new();
+        for spelling in spellings {
+            self.first_symbols.note_token(spelling);
+            if is_one_character(spelling) {
+                let mut ids = Vec::new();
+                self.encode(spelling, &mut ids);
+                if let [id] = ids[..] {
+                    characters.push((spelling, id));
+                }
+            }
+        }
+        for (character, id) in characters {
+            self.first_symbols.note_character(character, id);
+        }
     }
 
     /// What merging has cost since this was made.
@@ -59,22 +86,24 @@ impl Bpe {
 
     /// Appends the ids of one piece, bytes of valid UTF-8, to `ids`.
     pub fn encode(&mut self, piece: &[u8], ids: &mut Vec<u32>) {
-        if piece.len() <= MOST_SCANNED {
-            self.encode_by_scanning(piece, ids);
+        self.symbols.clear();
+        self.first_symbols.append(piece, &mut self.symbols);
+        if self.symbols.len() <= MOST_SCANNED {
+            self.merge_by_scanning(ids);
         } else {
-            self.encode_by_heap(piece, ids);
+            self.merge_by_heap(ids);
         }
     }
 
-    fn encode_by_scanning(&mut self, piece: &[u8], ids: &mut Vec<u32>) {
-        let count = piece.len();
+    fn merge_by_scanning(&mut self, ids: &mut Vec<u32>) {
+        let count = self.symbols.len();
         let mut symbols = [0u32; MOST_SCANNED];
+        symbols[..count].copy_from_slice(&self.symbols);
         let mut next = [0u8; MOST_SCANNED];
         let mut previous = [0u8; MOST_SCANNED];
         // `rank << 8 | index` of the pair that begins at each index, so that the least is the next.
         let mut keys = [NO_KEY; MOST_SCANNED];
-        for (index, &byte) in piece.iter().enumerate() {
-            symbols[index] = self.byte_ids[usize::from(byte)];
+        for index in 0..count {
             next[index] = index as u8 + 1;
             previous[index] = (index as u8).wrapping_sub(1);
         }
@@ -112,8 +141,8 @@ impl Bpe {
         }
     }
 
-    fn encode_by_heap(&mut self, piece: &[u8], ids: &mut Vec<u32>) {
-        self.fill_chain(piece);
+    fn merge_by_heap(&mut self, ids: &mut Vec<u32>) {
+        self.fill_chain();
         while let Some(Reverse(entry)) = self.queue.pop() {
             self.work.queue_operations += 1;
             let (rank, left) = ((entry >> 32) as u32, entry as u32);
@@ -130,25 +159,20 @@ impl Bpe {
         }
     }
 
-    /// One symbol per byte, and every pair that merges in the heap.
-    fn fill_chain(&mut self, piece: &[u8]) {
-        let id_of = |byte: u8| self.byte_ids[usize::from(byte)];
+    /// One link per symbol, and every pair that merges in the heap.
+    fn fill_chain(&mut self) {
         let mut queue = std::mem::take(&mut self.queue).into_vec();
         queue.clear();
         self.chain.clear();
-        for (index, &byte) in piece.iter().enumerate() {
+        for (index, &id) in self.symbols.iter().enumerate() {
             let at = index as u32;
-            let next = piece.get(index + 1);
-            let rank = next.map_or(NO_MERGE, |&next| self.pairs.rank(id_of(byte), id_of(next)));
+            let next = self.symbols.get(index + 1);
+            let rank = next.map_or(NO_MERGE, |&next| self.pairs.rank(id, next));
             if rank != NO_MERGE {
                 queue.push(Reverse(entry(rank, at)));
             }
-            self.chain.push(Link {
-                id: id_of(byte),
-                rank,
-                previous: at.wrapping_sub(1),
-                next: if next.is_some() { at + 1 } else { END },
-            });
+            let previous = at.wrapping_sub(1);
+            self.chain.push(Link { id, rank, previous, next: next.map_or(END, |_| at + 1) });
         }
         self.work.queue_operations += queue.len() as u64;
         self.queue = BinaryHeap::from(queue);
@@ -184,6 +208,10 @@ impl Bpe {
             self.queue.push(Reverse(entry(rank, left)));
         }
     }
+}
+
+fn is_one_character(spelling: &[u8]) -> bool {
+    std::str::from_utf8(spelling).is_ok_and(|text| text.chars().count() == 1)
 }
 
 /// The key of a pair that does not merge.
@@ -246,7 +274,7 @@ mod tests {
         for &(left, right, merged) in merges {
             assert!(pairs.push(left, right, merged));
         }
-        Bpe::new(std::array::from_fn(|byte| byte as u32), pairs)
+        Bpe::new(FirstSymbols::bytes(std::array::from_fn(|byte| byte as u32)), pairs)
     }
 
     #[test]
@@ -255,23 +283,65 @@ mod tests {
         for round in 0..60 {
             let merges = random_merges(&mut seed, 1 + round % 40);
             let mut bpe = bpe(&merges);
-            for length in [0, 1, 2, 3, 5, 17, 63, 64, 65, 130] {
+            for length in [0, 1, 2, 3, 5, 17, 63, 64, 65, 127, 128, 129] {
                 let letters = 1 + next_random(&mut seed) % 5;
                 let piece: Vec<u8> =
                     (0..length).map(|_| 97 + (next_random(&mut seed) % letters) as u8).collect();
                 let expected = encode_naively(&merges, &piece);
+                bpe.symbols = piece.iter().map(|&byte| u32::from(byte)).collect();
                 if piece.len() <= MOST_SCANNED {
                     let mut scanned = Vec::new();
-                    bpe.encode_by_scanning(&piece, &mut scanned);
+                    bpe.merge_by_scanning(&mut scanned);
                     assert_eq!(scanned, expected, "{merges:?} {piece:?}");
                 }
                 if !piece.is_empty() {
                     let mut heaped = Vec::new();
-                    bpe.encode_by_heap(&piece, &mut heaped);
+                    bpe.merge_by_heap(&mut heaped);
                     assert_eq!(heaped, expected, "{merges:?} {piece:?}");
                 }
             }
         }
+    }
+
+    #[test]
+    fn starting_at_characters_agrees_with_the_definition() {
+        let mut seed = 0x0fed_cba9_8765_4321;
+        let characters = ["a", "é", "ò", "中", "丸", "😀"];
+        let bytes: Vec<u32> = "aéò中丸😀".bytes().map(u32::from).collect();
+        let mut started_at_a_character = 0;
+        for round in 0..400 {
+            // Halves are known symbols, most often recent ones, so that tokens grow long.
+            let mut spellings: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
+            let mut merges: Vec<(u32, u32, u32)> = Vec::new();
+            for _ in 0..1 + round % 30 {
+                let mut pick = || match next_random(&mut seed) % 3 {
+                    0 if !merges.is_empty() => {
+                        256 + next_random(&mut seed) as u32 % merges.len() as u32
+                    }
+                    _ => bytes[next_random(&mut seed) as usize % bytes.len()],
+                };
+                let (left, right) = (pick(), pick());
+                if !merges.iter().any(|merge| (merge.0, merge.1) == (left, right)) {
+                    merges.push((left, right, spellings.len() as u32));
+                    let joined =
+                        [&spellings[left as usize][..], &spellings[right as usize]].concat();
+                    spellings.push(joined);
+                }
+            }
+            let mut bpe = bpe(&merges);
+            bpe.start_at_characters(spellings.iter().map(Vec::as_slice));
+            for _ in 0..20 {
+                let length = 1 + next_random(&mut seed) as usize % 30;
+                let piece: String = (0..length)
+                    .map(|_| characters[next_random(&mut seed) as usize % characters.len()])
+                    .collect();
+                let mut ids = Vec::new();
+                bpe.encode(piece.as_bytes(), &mut ids);
+                started_at_a_character += usize::from(bpe.symbols.iter().any(|&id| id > 255));
+                assert_eq!(ids, encode_naively(&merges, piece.as_bytes()), "{merges:?} {piece}");
+            }
+        }
+        assert!(started_at_a_character > 500, "{started_at_a_character}");
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl CodePointSet {
     }
 
     /// Whether the set has a code point below 0x110000.
-    #[inline]
+    #[inline(always)]
     pub fn contains(&self, code_point: u32) -> bool {
         match self.ascii.get(code_point as usize) {
             Some(&contained) => contained,

@@ -9,6 +9,7 @@ pub mod added_tokens;
 pub mod bpe;
 pub mod byte_alphabet;
 pub mod code_point_set;
+pub mod first_symbols;
 pub mod load_error;
 pub mod pair_table;
 pub mod pre_tokenizer;

@@ -30,15 +30,16 @@ impl Slices {
     }
 }
 
-const EMPTY: u32 = u32::MAX;
-
 /// The slots an insertion may look at. Tables are at most half full, so honest keys need a few
 /// dozen; more means keys made to collide, and a reader that would take quadratic time.
 pub const MOST_PROBES: usize = 512;
 
+const EMPTY: u64 = u64::MAX;
+
 /// Open addressing over the numbers of slices, half full at most.
 pub struct SliceTable {
-    slots: Vec<u32>,
+    /// Upper half of the slice's hash, then its number; or `EMPTY`. Numbers are below `u32::MAX`.
+    slots: Vec<u64>,
 }
 
 /// What [`SliceTable::insert`] met.
@@ -60,16 +61,19 @@ impl SliceTable {
     pub fn insert(&mut self, slices: &Slices, index: u32) -> Inserted {
         let Some(key) = slices.get(index) else { return Inserted::New };
         let mask = self.slots.len() - 1;
-        let mut slot = hash(key) as usize & mask;
+        let hash = hash(key);
+        let mut slot = hash as usize & mask;
         for _ in 0..MOST_PROBES {
-            match self.slots[slot] {
-                EMPTY => {
-                    self.slots[slot] = index;
-                    return Inserted::New;
-                }
-                other if slices.get(other) == Some(key) => return Inserted::Equal(other),
-                _ => slot = (slot + 1) & mask,
+            let found = self.slots[slot];
+            if found == EMPTY {
+                self.slots[slot] = tagged(hash, index);
+                return Inserted::New;
             }
+            let other = found as u32;
+            if found == tagged(hash, other) && slices.get(other) == Some(key) {
+                return Inserted::Equal(other);
+            }
+            slot = (slot + 1) & mask;
         }
         Inserted::TooManyCollisions
     }
@@ -78,15 +82,25 @@ impl SliceTable {
     #[inline]
     pub fn find(&self, slices: &Slices, key: &[u8]) -> Option<u32> {
         let mask = self.slots.len() - 1;
-        let mut slot = hash(key) as usize & mask;
+        let hash = hash(key);
+        let mut slot = hash as usize & mask;
         loop {
-            match self.slots[slot] {
-                EMPTY => return None,
-                index if slices.get(index) == Some(key) => return Some(index),
-                _ => slot = (slot + 1) & mask,
+            let found = self.slots[slot];
+            if found == EMPTY {
+                return None;
             }
+            let index = found as u32;
+            if found == tagged(hash, index) && slices.get(index) == Some(key) {
+                return Some(index);
+            }
+            slot = (slot + 1) & mask;
         }
     }
+}
+
+#[inline]
+fn tagged(hash: u64, index: u32) -> u64 {
+    hash >> 32 << 32 | u64::from(index)
 }
 
 /// Multiply-and-fold over 8-byte words; the length is mixed in, so that zero bytes count.
