@@ -63,6 +63,8 @@ export class ChatTemplate {
   readonly #program: ReturnType<typeof parse>;
 
   /**
+   * Compiles a template.
+   *
    * @param source The template's text.
    * @param file The file it comes from, for errors; without, it is the argument `chatTemplate`.
    * @throws {InvalidFileError} If the file's template is no Jinja that is understood.

@@ -213,9 +213,8 @@ export class Tokenizer {
    * the template's own, special tokens in it included.
    *
    * @param messages The dialogue, in order.
-   * @param options See {@linkcode ChatTemplateOptions}; `tokenize`: whether to return ids. Default
-   *   true.
-   * @returns The ids, or with `tokenize: false` the text; special tokens as the template wrote them.
+   * @param options See {@linkcode ChatTemplateOptions}; with `tokenize: false` the text is returned.
+   * @returns The ids; BOS only where the template wrote it.
    * @throws {InvalidArgumentError} If there is no template, a message is malformed, or the template
    *   refuses the messages.
    * @throws {InvalidFileError} If the model's template can not be compiled.
@@ -224,6 +223,16 @@ export class Tokenizer {
     messages: readonly ChatMessage[],
     options?: ChatTemplateOptions & { tokenize?: true },
   ): number[];
+  /**
+   * Renders a dialogue with a chat template.
+   *
+   * @param messages The dialogue, in order.
+   * @param options See {@linkcode ChatTemplateOptions}.
+   * @returns The text, special tokens as the template wrote them.
+   * @throws {InvalidArgumentError} If there is no template, a message is malformed, or the template
+   *   refuses the messages.
+   * @throws {InvalidFileError} If the model's template can not be compiled.
+   */
   applyChatTemplate(
     messages: readonly ChatMessage[],
     options: ChatTemplateOptions & { tokenize: false },

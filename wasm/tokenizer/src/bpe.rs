@@ -1,21 +1,17 @@
 //! Byte-pair merging: of all adjacent pairs, the one of lowest rank merges first, the leftmost of
 //! equals; until no pair merges.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-
 use crate::first_symbols::FirstSymbols;
-use crate::pair_table::{PairTable, NO_MERGE};
-
-/// Up to this many symbols the lowest rank is found by looking at all; beyond, by a heap.
-const MOST_SCANNED: usize = 128;
+use crate::long_merge::LongMerge;
+use crate::pair_table::PairTable;
+use crate::short_merge::{ShortMerge, LONGEST_SHORT};
 
 /// How much work merging has been; both grow at most linearly with the text.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Work {
     /// Pairs that became one symbol.
     pub merges: u64,
-    /// Ranks looked at to find the lowest: entries scanned, or pushed to and popped from the heap.
+    /// Pairs looked at to find the lowest rank: scanned, or pushed to and popped from the heap.
     pub queue_operations: u64,
 }
 
@@ -25,25 +21,10 @@ pub struct Bpe {
     pairs: PairTable,
     /// The piece at hand before merging.
     symbols: Vec<u32>,
-    chain: Vec<Link>,
-    queue: BinaryHeap<Reverse<Entry>>,
+    short_merge: ShortMerge,
+    long_merge: LongMerge,
     work: Work,
 }
-
-/// A symbol of a long piece; its index is where it begins.
-#[derive(Clone, Copy)]
-struct Link {
-    id: u32,
-    /// At which rank it merges with the next symbol.
-    rank: u32,
-    previous: u32,
-    next: u32,
-}
-
-/// A pair in the heap: `rank << 32 | index of its left symbol`, so that it sorts by rank, then left.
-type Entry = u64;
-
-const END: u32 = u32::MAX;
 
 impl Bpe {
     pub fn new(first_symbols: FirstSymbols, pairs: PairTable) -> Self {
@@ -51,8 +32,8 @@ impl Bpe {
             first_symbols,
             pairs,
             symbols: Vec::new(),
-            chain: Vec::new(),
-            queue: BinaryHeap::new(),
+            short_merge: ShortMerge::new(),
+            long_merge: LongMerge::default(),
             work: Work::default(),
         }
     }
@@ -86,146 +67,19 @@ impl Bpe {
 
     /// Appends the ids of one piece, bytes of valid UTF-8, to `ids`.
     pub fn encode(&mut self, piece: &[u8], ids: &mut Vec<u32>) {
-        self.symbols.clear();
-        self.first_symbols.append(piece, &mut self.symbols);
-        if self.symbols.len() <= MOST_SCANNED {
-            self.merge_by_scanning(ids);
+        let Self { first_symbols, pairs, symbols, short_merge, long_merge, work } = self;
+        symbols.clear();
+        first_symbols.append(piece, symbols);
+        if symbols.len() <= LONGEST_SHORT {
+            short_merge.merge(pairs, symbols, ids, work);
         } else {
-            self.merge_by_heap(ids);
-        }
-    }
-
-    fn merge_by_scanning(&mut self, ids: &mut Vec<u32>) {
-        let count = self.symbols.len();
-        let mut symbols = [0u32; MOST_SCANNED];
-        symbols[..count].copy_from_slice(&self.symbols);
-        let mut next = [0u8; MOST_SCANNED];
-        let mut previous = [0u8; MOST_SCANNED];
-        // `rank << 8 | index` of the pair that begins at each index, so that the least is the next.
-        let mut keys = [NO_KEY; MOST_SCANNED];
-        for index in 0..count {
-            next[index] = index as u8 + 1;
-            previous[index] = (index as u8).wrapping_sub(1);
-        }
-        for left in 1..count {
-            keys[left - 1] = key(self.pairs.rank(symbols[left - 1], symbols[left]), left - 1);
-        }
-        let scanned = count.next_multiple_of(16).min(MOST_SCANNED);
-        loop {
-            let least = keys[..scanned].iter().fold(NO_KEY, |least, &key| least.min(key));
-            self.work.queue_operations += scanned as u64;
-            if least == NO_KEY {
-                break;
-            }
-            self.work.merges += 1;
-            let left = usize::from(least as u8);
-            let right = usize::from(next[left]);
-            let after = usize::from(next[right]);
-            symbols[left] = self.pairs.merged(least >> 8);
-            next[left] = after as u8;
-            keys[right] = NO_KEY;
-            keys[left] = NO_KEY;
-            if after < count {
-                previous[after] = left as u8;
-                keys[left] = key(self.pairs.rank(symbols[left], symbols[after]), left);
-            }
-            if left > 0 {
-                let before = usize::from(previous[left]);
-                keys[before] = key(self.pairs.rank(symbols[before], symbols[left]), before);
-            }
-        }
-        let mut index = 0;
-        while index < count {
-            ids.push(symbols[index]);
-            index = usize::from(next[index]);
-        }
-    }
-
-    fn merge_by_heap(&mut self, ids: &mut Vec<u32>) {
-        self.fill_chain();
-        while let Some(Reverse(entry)) = self.queue.pop() {
-            self.work.queue_operations += 1;
-            let (rank, left) = ((entry >> 32) as u32, entry as u32);
-            // A pair that has changed since it was queued has another rank now, or none.
-            if self.chain[left as usize].rank == rank {
-                self.merge(left, rank);
-            }
-        }
-        let mut index = 0;
-        while index != END {
-            let link = self.chain[index as usize];
-            ids.push(link.id);
-            index = link.next;
-        }
-    }
-
-    /// One link per symbol, and every pair that merges in the heap.
-    fn fill_chain(&mut self) {
-        let mut queue = std::mem::take(&mut self.queue).into_vec();
-        queue.clear();
-        self.chain.clear();
-        for (index, &id) in self.symbols.iter().enumerate() {
-            let at = index as u32;
-            let next = self.symbols.get(index + 1);
-            let rank = next.map_or(NO_MERGE, |&next| self.pairs.rank(id, next));
-            if rank != NO_MERGE {
-                queue.push(Reverse(entry(rank, at)));
-            }
-            let previous = at.wrapping_sub(1);
-            self.chain.push(Link { id, rank, previous, next: next.map_or(END, |_| at + 1) });
-        }
-        self.work.queue_operations += queue.len() as u64;
-        self.queue = BinaryHeap::from(queue);
-    }
-
-    /// Merges the symbol at `left` with the next one.
-    fn merge(&mut self, left: u32, rank: u32) {
-        self.work.merges += 1;
-        let right = self.chain[left as usize].next;
-        let after = self.chain[right as usize].next;
-        self.chain[right as usize].rank = NO_MERGE;
-        self.chain[left as usize].id = self.pairs.merged(rank);
-        self.chain[left as usize].next = after;
-        if after != END {
-            self.chain[after as usize].previous = left;
-        }
-        self.update_rank(left, after);
-        let previous = self.chain[left as usize].previous;
-        if previous != END {
-            self.update_rank(previous, left);
-        }
-    }
-
-    /// Looks up and queues the pair of two adjacent symbols; `right` may be [`END`].
-    fn update_rank(&mut self, left: u32, right: u32) {
-        let rank = match right {
-            END => NO_MERGE,
-            _ => self.pairs.rank(self.chain[left as usize].id, self.chain[right as usize].id),
-        };
-        self.chain[left as usize].rank = rank;
-        if rank != NO_MERGE {
-            self.work.queue_operations += 1;
-            self.queue.push(Reverse(entry(rank, left)));
+            long_merge.merge(pairs, symbols, ids, work);
         }
     }
 }
 
 fn is_one_character(spelling: &[u8]) -> bool {
     std::str::from_utf8(spelling).is_ok_and(|text| text.chars().count() == 1)
-}
-
-/// The key of a pair that does not merge.
-const NO_KEY: u32 = u32::MAX;
-
-fn key(rank: u32, index: usize) -> u32 {
-    match rank {
-        NO_MERGE => NO_KEY,
-        _ => rank << 8 | index as u32,
-    }
-}
-
-fn entry(rank: u32, left: u32) -> Entry {
-    u64::from(rank) << 32 | u64::from(left)
 }
 
 #[cfg(test)]
@@ -278,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn scanning_and_heap_both_agree_with_the_definition() {
+    fn short_and_long_merging_agree_with_the_definition() {
         let mut seed = 0x1234_5678_9abc_def1;
         for round in 0..60 {
             let merges = random_merges(&mut seed, 1 + round % 40);
@@ -288,16 +142,17 @@ mod tests {
                 let piece: Vec<u8> =
                     (0..length).map(|_| 97 + (next_random(&mut seed) % letters) as u8).collect();
                 let expected = encode_naively(&merges, &piece);
-                bpe.symbols = piece.iter().map(|&byte| u32::from(byte)).collect();
-                if piece.len() <= MOST_SCANNED {
-                    let mut scanned = Vec::new();
-                    bpe.merge_by_scanning(&mut scanned);
-                    assert_eq!(scanned, expected, "{merges:?} {piece:?}");
+                let symbols: Vec<u32> = piece.iter().map(|&byte| u32::from(byte)).collect();
+                let Bpe { pairs, short_merge, long_merge, work, .. } = &mut bpe;
+                if symbols.len() <= LONGEST_SHORT {
+                    let mut ids = Vec::new();
+                    short_merge.merge(pairs, &symbols, &mut ids, work);
+                    assert_eq!(ids, expected, "{merges:?} {piece:?}");
                 }
-                if !piece.is_empty() {
-                    let mut heaped = Vec::new();
-                    bpe.merge_by_heap(&mut heaped);
-                    assert_eq!(heaped, expected, "{merges:?} {piece:?}");
+                if !symbols.is_empty() {
+                    let mut ids = Vec::new();
+                    long_merge.merge(pairs, &symbols, &mut ids, work);
+                    assert_eq!(ids, expected, "{merges:?} {piece:?}");
                 }
             }
         }
