@@ -82,6 +82,14 @@ refuses(UnsupportedError, [
   ["an unknown regex, by its text", /pattern.Regex` is \[\^\\s\]\+,/, (json) => {
     stages(json)[0].pattern.Regex = "[^\\s]+";
   }],
+  ["very many splits", /`pre_tokenizer` is a Sequence of 10001, .* up to 64 splits/, (json) => {
+    const split = stages(json)[0];
+    stages(json).unshift(...Array.from({ length: 9_999 }, () => split));
+  }],
+  ["very many post-processors", /`post_processor` is a Sequence of 10000/, (json) => {
+    const processors = Array.from({ length: 10_000 }, () => ({ type: "ByteLevel" }));
+    json.post_processor = { type: "Sequence", processors };
+  }],
   ["digits that are not individual", /`pre_tokenizer.pretokenizers\[0\]` is/, (json) => {
     stages(json)[0] = { type: "Digits", individual_digits: false };
   }],
@@ -236,6 +244,22 @@ Deno.test("fromJson() refuses a token that is listed twice", () => {
 Deno.test("fromJson() refuses nesting that would exhaust the stack", () => {
   const deep = `{"normalizer":${"[".repeat(100_000)}${"]".repeat(100_000)}}`;
   assert.throws(() => Tokenizer.fromJson(deep), { message: /recursion limit exceeded/ });
+});
+
+Deno.test("fromJson() reads a class of very many overlapping ranges without delay", () => {
+  const json = tinyTokenizer();
+  stages(json)[0].pattern.Regex = `[${"\u0001-\u{10ffff}".repeat(100_000)}]`;
+  using tokenizer = Tokenizer.fromJson(JSON.stringify(json));
+  assert.deepEqual(tokenizer.encode("ab"), [97, 98]);
+});
+
+Deno.test("fromJson() shows no more of a file than fits a message", () => {
+  const json = tinyTokenizer();
+  json.model.merges[0] = "a".repeat(1_000_000);
+  assert.throws(() => Tokenizer.fromJson(JSON.stringify(json)), (error: Error) => {
+    assert.ok(error.message.length < 500);
+    return true;
+  });
 });
 
 Deno.test("fromJson() takes or refuses files with one character changed, and never traps", () => {

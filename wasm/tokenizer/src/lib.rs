@@ -14,6 +14,7 @@ pub mod load_error;
 pub mod long_merge;
 pub mod pair_table;
 pub mod pre_tokenizer;
+pub mod raw_file;
 pub mod short_merge;
 pub mod slices;
 pub mod split_pattern;

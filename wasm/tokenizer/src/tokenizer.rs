@@ -7,9 +7,10 @@ use crate::first_symbols::{FirstSymbols, NO_ID};
 use crate::load_error::LoadError;
 use crate::pair_table::{PairTable, MOST_IDS, MOST_MERGES};
 use crate::pre_tokenizer::PreTokenizer;
+use crate::raw_file::Merge;
 use crate::slices::{Inserted, SliceTable, Slices};
 use crate::template::Template;
-use crate::tokenizer_file::{Merge, TokenizerFile};
+use crate::tokenizer_file::TokenizerFile;
 use crate::whole_pieces::{Known, WholePieces};
 
 /// Longer added tokens are refused: finding one costs up to its length at every byte of a text.
