@@ -47,8 +47,11 @@ async function onPath(command: string): Promise<boolean> {
 /** Environment of cargo: nightly flags allowed (build-std), the linker, and no paths in the output. */
 async function cargoEnvironment(rustflags: string[]): Promise<Record<string, string>> {
   const home = Deno.env.get("CARGO_HOME") ?? `${Deno.env.get("HOME")}/.cargo`;
+  const rustc = await new Deno.Command("rustc", { args: ["--print", "sysroot"] }).output();
+  const sysroot = new TextDecoder().decode(rustc.stdout).trim();
   const flags = [
     ...rustflags,
+    `--remap-path-prefix=${sysroot}/lib/rustlib/src/rust=rust`,
     `--remap-path-prefix=${home}=cargo`,
     `--remap-path-prefix=${wasmFolder.pathname}=wasm/`,
   ];

@@ -32,10 +32,12 @@ export const CHAT_TEMPLATE_VARIABLES: readonly string[] = [
   "thinking",
 ];
 
-/** Evaluations of one rendering: a message costs tens, and a second has about ten million. */
-const MOST_STEPS = 5_000_000;
-/** Numbers that one `range()` may yield. */
-const LONGEST_RANGE = 1_000_000;
+/** Evaluations and loop passes of one rendering: a message costs tens to hundreds of them. */
+const MOST_STEPS = 2_000_000;
+/** Items of one list that a template makes; in each step it might double one. */
+const LONGEST_LIST = 1_000_000;
+/** UTF-16 units of one string that a template makes. */
+const LONGEST_STRING = 1 << 24;
 
 /** What `raise_exception` throws: the template refuses the messages. */
 class RaisedByTemplate extends Error {}
@@ -61,6 +63,8 @@ export class ChatTemplate {
   readonly #program: ReturnType<typeof parse>;
 
   /**
+   * Compiles a template.
+   *
    * @param source The template's text.
    * @param file The file it comes from, for errors; without, it is the argument `chatTemplate`.
    * @throws {InvalidFileError} If the file's template is no Jinja that is understood.
@@ -114,16 +118,42 @@ function forbidden(name: string): InvalidArgumentError {
   );
 }
 
-/** Counts evaluations, so that a template's loops end. */
+type Statement = Parameters<Interpreter["evaluate"]>[0];
+type Value = ReturnType<Interpreter["evaluate"]>;
+
+/** Charges for evaluations, loop passes and the size of values, so that a template ends. */
 class BudgetedInterpreter extends Interpreter {
   #steps = 0;
+  /** What the loops run over: evaluating one of these is followed by that many passes. */
+  readonly #iterables = new Set<Statement>();
 
-  override evaluate(
-    ...[statement, environment]: Parameters<Interpreter["evaluate"]>
-  ): ReturnType<Interpreter["evaluate"]> {
-    if (++this.#steps > MOST_STEPS) throw new OverBudget(`more than ${MOST_STEPS} steps`);
-    return super.evaluate(statement, environment);
+  override evaluate(statement: Statement, environment: Environment): Value {
+    this.#charge(1);
+    if (statement?.type === "For") this.#iterables.add(iterableOf(statement));
+    const result = super.evaluate(statement, environment);
+    const { value } = result;
+    if (typeof value === "string" && value.length > LONGEST_STRING) {
+      throw new OverBudget(`a string of ${value.length} characters`);
+    }
+    if (Array.isArray(value) && value.length > LONGEST_LIST) {
+      throw new OverBudget(`a list of ${value.length} items`);
+    }
+    if (this.#iterables.has(statement)) {
+      this.#charge(Array.isArray(value) ? value.length : value instanceof Map ? value.size : 0);
+    }
+    return result;
   }
+
+  #charge(steps: number) {
+    this.#steps += steps;
+    if (this.#steps > MOST_STEPS) throw new OverBudget(`more than ${MOST_STEPS} steps`);
+  }
+}
+
+/** The expression that a `for` loops over; with `for … if …` it lies one level deeper. */
+function iterableOf(loop: Statement): Statement {
+  const { iterable } = loop as unknown as { iterable: Statement & { lhs?: Statement } };
+  return iterable?.type === "SelectExpression" ? iterable.lhs : iterable;
 }
 
 /** The library's own globals, with bounds and with an error of ours for `raise_exception`. */
@@ -144,11 +174,11 @@ function globals(): Environment {
 /** The library's `strftime_now`, which it does not export by itself. */
 const STRFTIME = new Template("{{ strftime_now(format) }}");
 
-/** Python's `range`, up to {@linkcode LONGEST_RANGE} numbers. */
+/** Python's `range`, up to {@linkcode LONGEST_LIST} numbers. */
 function boundedRange(first: number, stop?: number, step = 1): number[] {
   const [from, to] = stop === undefined ? [0, first] : [first, stop];
   const length = Math.max(0, Math.ceil((to - from) / step));
-  if (!(length <= LONGEST_RANGE)) throw new OverBudget(`a range of ${length} numbers`);
+  if (!(length <= LONGEST_LIST)) throw new OverBudget(`a range of ${length} numbers`);
   return Array.from({ length }, (_, index) => from + index * step);
 }
 

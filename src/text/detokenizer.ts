@@ -24,6 +24,8 @@ export class Detokenizer {
   readonly #decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
   /**
+   * Begins a text.
+   *
    * @param tokenizer Gives the bytes of ids; it must not be freed before this is done with.
    * @param options `skipSpecialTokens`: whether special tokens yield no text. Default false.
    */

@@ -52,6 +52,8 @@ export class StopStrings {
   #done = false;
 
   /**
+   * Begins a text.
+   *
    * @param stops The stop strings, none of them empty.
    * @param options `includeStopStr`: whether the text returned ends with the stop string instead
    *   of before it. Default false.

@@ -170,11 +170,11 @@ export class Tokenizer {
     const native = this.#open("encode text");
     const { addSpecialTokens = true, parseSpecialTokens = true } = options;
     const ids = withinMemory("encode text", () => native.encode(utf8(text), parseSpecialTokens));
-    if (!addSpecialTokens) return Array.from(ids);
+    if (!addSpecialTokens) return joined([], ids, []);
     const [first, last] = [ids.at(0), ids.at(-1)];
     const prefix = this.#prefix.filter((id) => id !== first);
     const suffix = this.#suffix.filter((id) => id !== last);
-    return [...prefix, ...ids, ...suffix];
+    return joined(prefix, ids, suffix);
   }
 
   /**
@@ -213,9 +213,8 @@ export class Tokenizer {
    * the template's own, special tokens in it included.
    *
    * @param messages The dialogue, in order.
-   * @param options See {@linkcode ChatTemplateOptions}; `tokenize`: whether to return ids. Default
-   *   true.
-   * @returns The ids, or with `tokenize: false` the text; special tokens as the template wrote them.
+   * @param options See {@linkcode ChatTemplateOptions}; with `tokenize: false` the text is returned.
+   * @returns The ids; BOS only where the template wrote it.
    * @throws {InvalidArgumentError} If there is no template, a message is malformed, or the template
    *   refuses the messages.
    * @throws {InvalidFileError} If the model's template can not be compiled.
@@ -224,6 +223,16 @@ export class Tokenizer {
     messages: readonly ChatMessage[],
     options?: ChatTemplateOptions & { tokenize?: true },
   ): number[];
+  /**
+   * Renders a dialogue with a chat template.
+   *
+   * @param messages The dialogue, in order.
+   * @param options See {@linkcode ChatTemplateOptions}.
+   * @returns The text, special tokens as the template wrote them.
+   * @throws {InvalidArgumentError} If there is no template, a message is malformed, or the template
+   *   refuses the messages.
+   * @throws {InvalidFileError} If the model's template can not be compiled.
+   */
   applyChatTemplate(
     messages: readonly ChatMessage[],
     options: ChatTemplateOptions & { tokenize: false },
@@ -337,6 +346,16 @@ function disagreeing(what: string): InvalidFileError {
 
 function idsWhere(wanted: boolean, id: number | undefined): number[] {
   return wanted && id !== undefined ? [id] : [];
+}
+
+/** One array of three; by index, as iterating typed arrays would take longer than encoding. */
+function joined(prefix: readonly number[], ids: Uint32Array, suffix: readonly number[]): number[] {
+  const all = new Array<number>(prefix.length + ids.length + suffix.length);
+  let at = 0;
+  for (const id of prefix) all[at++] = id;
+  for (let i = 0; i < ids.length; i++) all[at++] = ids[i]!;
+  for (const id of suffix) all[at++] = id;
+  return all;
 }
 
 function checkedId(id: number): number {

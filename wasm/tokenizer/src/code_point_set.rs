@@ -17,9 +17,14 @@ impl CodePointSet {
     /// The union of ranges with both ends included; they may overlap and come in any order.
     pub fn new(ranges: &[(u32, u32)]) -> Self {
         let mut bits = vec![[0u64; 4]; (CODE_POINTS / BLOCK) as usize];
-        for &(first, last) in ranges {
-            for c in first..=last.min(CODE_POINTS - 1) {
+        let mut ranges = ranges.to_vec();
+        ranges.sort_unstable();
+        // Sorted, so that no code point is visited twice however often the ranges overlap.
+        let mut next = 0;
+        for (first, last) in ranges {
+            for c in first.max(next)..(last + 1).min(CODE_POINTS) {
                 bits[(c / BLOCK) as usize][(c % BLOCK / 64) as usize] |= 1 << (c % 64);
+                next = c + 1;
             }
         }
         let mut blocks: Vec<[u64; 4]> = vec![[0; 4], [u64::MAX; 4]];
@@ -37,7 +42,7 @@ impl CodePointSet {
     }
 
     /// Whether the set has a code point below 0x110000.
-    #[inline]
+    #[inline(always)]
     pub fn contains(&self, code_point: u32) -> bool {
         match self.ascii.get(code_point as usize) {
             Some(&contained) => contained,

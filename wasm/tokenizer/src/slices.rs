@@ -30,15 +30,16 @@ impl Slices {
     }
 }
 
-const EMPTY: u32 = u32::MAX;
-
 /// The slots an insertion may look at. Tables are at most half full, so honest keys need a few
 /// dozen; more means keys made to collide, and a reader that would take quadratic time.
 pub const MOST_PROBES: usize = 512;
 
+const EMPTY: u64 = u64::MAX;
+
 /// Open addressing over the numbers of slices, half full at most.
 pub struct SliceTable {
-    slots: Vec<u32>,
+    /// Upper half of the slice's hash, then its number; or `EMPTY`. Numbers are below `u32::MAX`.
+    slots: Vec<u64>,
 }
 
 /// What [`SliceTable::insert`] met.
@@ -60,16 +61,21 @@ impl SliceTable {
     pub fn insert(&mut self, slices: &Slices, index: u32) -> Inserted {
         let Some(key) = slices.get(index) else { return Inserted::New };
         let mask = self.slots.len() - 1;
-        let mut slot = hash(key) as usize & mask;
+        let hash = hash(key);
+        let mut slot = hash as usize & mask;
         for _ in 0..MOST_PROBES {
-            match self.slots[slot] {
-                EMPTY => {
-                    self.slots[slot] = index;
-                    return Inserted::New;
-                }
-                other if slices.get(other) == Some(key) => return Inserted::Equal(other),
-                _ => slot = (slot + 1) & mask,
+            let found = self.slots[slot];
+            if found == EMPTY {
+                self.slots[slot] = tagged(hash, index);
+                return Inserted::New;
             }
+            let other = found as u32;
+            if found == tagged(hash, other)
+                && slices.get(other).is_some_and(|other| equal(other, key))
+            {
+                return Inserted::Equal(other);
+            }
+            slot = (slot + 1) & mask;
         }
         Inserted::TooManyCollisions
     }
@@ -78,38 +84,98 @@ impl SliceTable {
     #[inline]
     pub fn find(&self, slices: &Slices, key: &[u8]) -> Option<u32> {
         let mask = self.slots.len() - 1;
-        let mut slot = hash(key) as usize & mask;
+        let hash = hash(key);
+        let mut slot = hash as usize & mask;
         loop {
-            match self.slots[slot] {
-                EMPTY => return None,
-                index if slices.get(index) == Some(key) => return Some(index),
-                _ => slot = (slot + 1) & mask,
+            let found = self.slots[slot];
+            if found == EMPTY {
+                return None;
             }
+            let index = found as u32;
+            if found == tagged(hash, index)
+                && slices.get(index).is_some_and(|other| equal(other, key))
+            {
+                return Some(index);
+            }
+            slot = (slot + 1) & mask;
         }
     }
 }
 
-/// Multiply-and-fold over 8-byte words; the length is mixed in, so that zero bytes count.
+#[inline]
+fn tagged(hash: u64, index: u32) -> u64 {
+    hash >> 32 << 32 | u64::from(index)
+}
+
+/// Multiply-and-fold over 8-byte words, of which the last may overlap the one before; the length is
+/// mixed in, as shorter keys are read into one word.
 #[inline]
 fn hash(key: &[u8]) -> u64 {
     const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
     let mut state = key.len() as u64;
-    let mut words = key.chunks_exact(8);
-    for word in &mut words {
-        let word = u64::from_le_bytes([
-            word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7],
-        ]);
-        state = (state ^ word).wrapping_mul(FACTOR);
-        state ^= state >> 29;
+    if key.len() > 8 {
+        for word in key.chunks_exact(8) {
+            state = (state ^ word_of(word)).wrapping_mul(FACTOR);
+            state ^= state >> 29;
+        }
+        state ^= word_of(&key[key.len() - 8..]);
+    } else {
+        state ^= word_of(key).rotate_left(8);
     }
-    let tail = words.remainder().iter().rev().fold(0, |tail, &byte| tail << 8 | u64::from(byte));
-    state = (state ^ tail).wrapping_mul(FACTOR);
+    state = state.wrapping_mul(FACTOR);
+    state ^= state >> 32;
+    state = state.wrapping_mul(0xd6e8_feb8_6659_fd93);
     state ^ state >> 32
+}
+
+/// Whether two slices are equal; for short ones faster than the memcmp that WebAssembly gets.
+#[inline]
+fn equal(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    if a.len() <= 8 {
+        return word_of(a) == word_of(b);
+    }
+    let mut words = a.chunks_exact(8).zip(b.chunks_exact(8));
+    words.all(|(a, b)| word_of(a) == word_of(b))
+        && word_of(&a[a.len() - 8..]) == word_of(&b[b.len() - 8..])
+}
+
+/// All bytes of a slice of at most 8, in one word; slices of one length are equal if their words are.
+#[inline]
+fn word_of(slice: &[u8]) -> u64 {
+    let half = |at: usize| {
+        u64::from(u32::from_le_bytes([slice[at], slice[at + 1], slice[at + 2], slice[at + 3]]))
+    };
+    match slice.len() {
+        0 => 0,
+        length @ 1..=3 => {
+            let byte = |at: usize| u64::from(slice[at]);
+            byte(0) | byte(length / 2) << 8 | byte(length - 1) << 16
+        }
+        length => half(0) | half(length - 4) << 32,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn equal_looks_at_every_byte() {
+        for length in 0..40 {
+            let key: Vec<u8> = (0..length).collect();
+            assert!(equal(&key, &key.clone()));
+            for at in 0..key.len() {
+                let mut other = key.clone();
+                other[at] ^= 0x80;
+                assert!(!equal(&key, &other), "{length} {at}");
+                assert_ne!(hash(&key), hash(&other), "{length} {at}");
+            }
+            assert!(!equal(&key, &[&key[..], &[0]].concat()));
+        }
+    }
 
     #[test]
     fn finds_each_slice_and_nothing_else() {

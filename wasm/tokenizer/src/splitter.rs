@@ -31,7 +31,7 @@ impl Splitter {
 }
 
 /// Where the code points that satisfy a test end, starting at `at` and taking at most `most`.
-#[inline]
+#[inline(always)]
 pub fn end_of_run(text: &[u8], mut at: usize, most: usize, test: impl Fn(u32) -> bool) -> usize {
     let mut taken = 0;
     while at < text.len() && taken < most {

@@ -1,14 +1,16 @@
 //! A tokenizer: text to ids and back.
 
 use crate::added_tokens::{AddedToken, AddedTokens, Part};
-use crate::bpe::{Bpe, Work, NO_ID};
+use crate::bpe::{Bpe, Work};
 use crate::byte_alphabet::{bytes_of, character_of};
+use crate::first_symbols::{FirstSymbols, NO_ID};
 use crate::load_error::LoadError;
-use crate::pair_table::PairTable;
+use crate::pair_table::{PairTable, MOST_IDS, MOST_MERGES};
 use crate::pre_tokenizer::PreTokenizer;
+use crate::raw_file::Merge;
 use crate::slices::{Inserted, SliceTable, Slices};
 use crate::template::Template;
-use crate::tokenizer_file::{Merge, TokenizerFile};
+use crate::tokenizer_file::TokenizerFile;
 use crate::whole_pieces::{Known, WholePieces};
 
 /// Longer added tokens are refused: finding one costs up to its length at every byte of a text.
@@ -40,6 +42,19 @@ impl Tokenizer {
     pub fn from_json(json: &str) -> Result<Self, LoadError> {
         let file = TokenizerFile::parse(json)?;
         let count = file.vocabulary.len();
+        for (what, count, most) in [
+            ("tokens", count + file.added_tokens.len(), MOST_IDS),
+            ("merges", file.merges.len(), MOST_MERGES),
+        ] {
+            if count > most {
+                let may_be = format!("up to {most}");
+                return Err(LoadError::unsupported(
+                    "model",
+                    &format!("of {count} {what}"),
+                    &may_be,
+                ));
+            }
+        }
         let texts = order_by_id(file.vocabulary.iter().map(|(text, id)| (text.as_ref(), *id)))?;
         let mut vocabulary = Vocabulary::with_capacity(count + file.added_tokens.len());
         let mut whole_pieces = WholePieces::with_capacity(count, file.ignore_merges);
@@ -57,6 +72,8 @@ impl Tokenizer {
         }
         require_bytes(&byte_ids)?;
         let pairs = read_merges(&file.merges, &vocabulary)?;
+        let mut bpe = Bpe::new(FirstSymbols::bytes(byte_ids), pairs);
+        bpe.start_at_characters(whole_pieces.spellings());
         for token in &file.added_tokens {
             vocabulary.add(token)?;
         }
@@ -71,7 +88,7 @@ impl Tokenizer {
             added_tokens: AddedTokens::new(file.added_tokens),
             pre_tokenizer: file.pre_tokenizer,
             whole_pieces,
-            bpe: Bpe::new(byte_ids, pairs),
+            bpe,
             template: file.template,
         })
     }

@@ -3,16 +3,14 @@
 //! Unknown fields are ignored, as Hugging Face `tokenizers` ignores them.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::added_tokens::AddedToken;
 use crate::code_point_set::CodePointSet;
 use crate::load_error::LoadError;
 use crate::pre_tokenizer::PreTokenizer;
+use crate::raw_file::{RawFile, RawModel};
 use crate::split_pattern;
 use crate::splitter::Splitter;
 use crate::template::Template;
@@ -24,12 +22,9 @@ pub struct TokenizerFile<'a> {
     pub pre_tokenizer: PreTokenizer,
     pub template: Template,
     pub vocabulary: Vec<(Cow<'a, str>, u32)>,
-    pub merges: Vec<Merge<'a>>,
+    pub merges: Vec<(Cow<'a, str>, Cow<'a, str>)>,
     pub ignore_merges: bool,
 }
-
-/// The texts of two tokens that merge.
-pub type Merge<'a> = (Cow<'a, str>, Cow<'a, str>);
 
 impl<'a> TokenizerFile<'a> {
     /// Reads the text of a tokenizer.json.
@@ -101,9 +96,16 @@ fn read_pre_tokenizer(value: &Value) -> Result<Vec<Splitter>, LoadError> {
     };
     let plain = last["add_prefix_space"] == false && last["use_regex"] == false;
     require(last["type"] == "ByteLevel" && plain, &last_field, last, BYTE_LEVEL)?;
+    if splits.len() > MOST_STAGES {
+        let is = format!("a Sequence of {}", splits.len() + 1);
+        return Err(LoadError::unsupported(FIELD, &is, &format!("up to {MOST_STAGES} splits")));
+    }
     let fields = (0..).map(|index| format!("{FIELD}.pretokenizers[{index}]"));
     splits.iter().zip(fields).map(|(split, field)| read_split(&field, split)).collect()
 }
+
+/// Longest sequence of splits or post-processors: each split nests a call.
+const MOST_STAGES: usize = 64;
 
 const BYTE_LEVEL: &str = "a ByteLevel last, with add_prefix_space and use_regex false";
 
@@ -136,6 +138,10 @@ fn read_post_processor(field: &str, value: &Value) -> Result<Template, LoadError
         let may_be = "null, ByteLevel, TemplateProcessing or a Sequence of these";
         return Err(LoadError::unsupported(field, &value.to_string(), may_be));
     };
+    if processors.len() > MOST_STAGES {
+        let is = format!("a Sequence of {}", processors.len());
+        return Err(LoadError::unsupported(field, &is, &format!("up to {MOST_STAGES}")));
+    }
     processors.iter().enumerate().try_fold(Template::default(), |inner, (index, processor)| {
         let outer = read_post_processor(&format!("{field}.processors[{index}]"), processor)?;
         Ok(inner.inside(outer))
@@ -177,160 +183,5 @@ fn read_template(field: &str, value: &Value) -> Result<Template, LoadError> {
         false => {
             Err(LoadError::unsupported(&field, &single.to_string(), "$A once, with tokens around"))
         }
-    }
-}
-
-#[derive(Deserialize)]
-struct RawFile<'a> {
-    #[serde(default)]
-    truncation: Value,
-    #[serde(default)]
-    padding: Value,
-    #[serde(default)]
-    added_tokens: Vec<RawAddedToken>,
-    #[serde(default)]
-    normalizer: Value,
-    #[serde(default)]
-    pre_tokenizer: Value,
-    #[serde(default)]
-    post_processor: Value,
-    #[serde(default)]
-    decoder: Value,
-    #[serde(borrow)]
-    model: RawModel<'a>,
-}
-
-#[derive(Deserialize)]
-struct RawModel<'a> {
-    #[serde(default)]
-    r#type: Value,
-    #[serde(default)]
-    dropout: Value,
-    #[serde(default)]
-    byte_fallback: Value,
-    #[serde(default)]
-    continuing_subword_prefix: Value,
-    #[serde(default)]
-    end_of_word_suffix: Value,
-    #[serde(default)]
-    ignore_merges: bool,
-    #[serde(borrow)]
-    vocab: RawVocabulary<'a>,
-    #[serde(borrow)]
-    merges: Vec<RawMerge<'a>>,
-}
-
-#[derive(Deserialize)]
-struct RawAddedToken {
-    id: u32,
-    content: String,
-    single_word: bool,
-    lstrip: bool,
-    rstrip: bool,
-    normalized: bool,
-    special: bool,
-}
-
-impl From<RawAddedToken> for AddedToken {
-    fn from(raw: RawAddedToken) -> Self {
-        let RawAddedToken { id, content, single_word, lstrip, rstrip, normalized, special } = raw;
-        Self { id, content, single_word, lstrip, rstrip, normalized, special }
-    }
-}
-
-/// The vocabulary in the file's order; repeated tokens are kept, for the reader to refuse.
-struct RawVocabulary<'a>(Vec<(Cow<'a, str>, u32)>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for RawVocabulary<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries;
-        impl<'de> Visitor<'de> for Entries {
-            type Value = Vec<(Cow<'de, str>, u32)>;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-                formatter.write_str("an object of tokens and their ids")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut entries = Vec::new();
-                while let Some((Text(token), id)) = map.next_entry::<Text, u32>()? {
-                    entries.push((token, id));
-                }
-                Ok(entries)
-            }
-        }
-        deserializer.deserialize_map(Entries).map(Self)
-    }
-}
-
-/// A merge in either spelling: `"a b"` or `["a", "b"]`.
-struct RawMerge<'a>(Merge<'a>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for RawMerge<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Pair;
-        impl<'de> Visitor<'de> for Pair {
-            type Value = Merge<'de>;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-                formatter.write_str("a merge, \"a b\" or [\"a\", \"b\"]")
-            }
-
-            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
-                let (left, right) = halves(text)?;
-                Ok((Cow::Borrowed(left), Cow::Borrowed(right)))
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-                let (left, right) = halves(text)?;
-                Ok((Cow::Owned(left.to_string()), Cow::Owned(right.to_string())))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-                let mut half = |index| {
-                    let half = list.next_element::<Text>()?;
-                    half.map(|Text(text)| text)
-                        .ok_or_else(|| A::Error::invalid_length(index, &self))
-                };
-                let pair = (half(0)?, half(1)?);
-                match list.next_element::<IgnoredAny>()? {
-                    None => Ok(pair),
-                    Some(_) => Err(A::Error::invalid_length(3, &self)),
-                }
-            }
-        }
-        deserializer.deserialize_any(Pair).map(Self)
-    }
-}
-
-fn halves<E: Error>(text: &str) -> Result<(&str, &str), E> {
-    let halves = text.split_once(' ').filter(|(_, right)| !right.contains(' '));
-    halves.ok_or_else(|| {
-        E::custom(format_args!("merge {text:?} is not two tokens with a space between"))
-    })
-}
-
-/// Text that borrows from the file unless it has escapes.
-struct Text<'a>(Cow<'a, str>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Borrow;
-        impl<'de> Visitor<'de> for Borrow {
-            type Value = Cow<'de, str>;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-                formatter.write_str("a string")
-            }
-
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Cow::Borrowed(text))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Cow::Owned(text.to_string()))
-            }
-        }
-        deserializer.deserialize_str(Borrow).map(Self)
     }
 }

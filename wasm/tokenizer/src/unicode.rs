@@ -52,7 +52,7 @@ impl ClassTable {
     }
 
     /// The class of a code point below [`CODE_POINTS`].
-    #[inline]
+    #[inline(always)]
     pub fn class(&self, code_point: u32) -> Class {
         let block = self.block_of[(code_point >> 8) as usize];
         match self.blocks[block as usize][(code_point & 255) as usize] {
@@ -110,7 +110,7 @@ pub fn is_space(code_point: u32) -> bool {
 }
 
 /// The code point at a boundary of valid UTF-8, and its length in bytes.
-#[inline]
+#[inline(always)]
 pub fn code_point_at(text: &[u8], at: usize) -> (u32, usize) {
     let continuation = |offset: usize| u32::from(text[at + offset] & 0x3f);
     let lead = u32::from(text[at]);

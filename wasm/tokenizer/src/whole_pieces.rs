@@ -5,14 +5,11 @@
 
 use crate::slices::{Inserted, SliceTable, Slices};
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    Unknown,
-    /// The piece becomes the token that it spells.
-    Whole,
-    /// Merging stops short of the token or goes another way.
-    Split,
-}
+/// Upper bits of an entry: what merging makes of the spelling. Ids are below 2^20.
+const UNKNOWN: u32 = 0;
+const WHOLE: u32 = 1 << 30;
+const SPLIT: u32 = 2 << 30;
+const VERDICT: u32 = 3 << 30;
 
 /// What is known of a piece before merging.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,10 +25,9 @@ pub enum Known {
 /// The tokens by the bytes they spell.
 pub struct WholePieces {
     spellings: Slices,
-    /// The id of each spelling.
-    ids: Vec<u32>,
+    /// The id of each spelling, with its verdict above.
+    entries: Vec<u32>,
     table: SliceTable,
-    verdicts: Vec<Verdict>,
     longest: usize,
     ignore_merges: bool,
 }
@@ -41,9 +37,8 @@ impl WholePieces {
     pub fn with_capacity(count: usize, ignore_merges: bool) -> Self {
         Self {
             spellings: Slices::default(),
-            ids: Vec::with_capacity(count),
+            entries: Vec::with_capacity(count),
             table: SliceTable::with_capacity(count),
-            verdicts: Vec::with_capacity(count),
             longest: 0,
             ignore_merges,
         }
@@ -53,10 +48,15 @@ impl WholePieces {
     #[must_use]
     pub fn push(&mut self, spelling: &[u8], id: u32) -> bool {
         self.spellings.push(spelling);
-        self.ids.push(id);
-        self.verdicts.push(if self.ignore_merges { Verdict::Whole } else { Verdict::Unknown });
+        self.entries.push(id | if self.ignore_merges { WHOLE } else { UNKNOWN });
         self.longest = self.longest.max(spelling.len());
-        self.table.insert(&self.spellings, self.ids.len() as u32 - 1) != Inserted::TooManyCollisions
+        self.table.insert(&self.spellings, self.entries.len() as u32 - 1)
+            != Inserted::TooManyCollisions
+    }
+
+    /// The bytes of every token.
+    pub fn spellings(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.entries.len() as u32).filter_map(|index| self.spellings.get(index))
     }
 
     /// What is known of a piece.
@@ -66,17 +66,19 @@ impl WholePieces {
             return Known::Nothing;
         }
         let Some(index) = self.table.find(&self.spellings, piece) else { return Known::Nothing };
-        match self.verdicts[index as usize] {
-            Verdict::Whole => Known::Token(self.ids[index as usize]),
-            Verdict::Unknown => Known::Candidate(index),
-            Verdict::Split => Known::Nothing,
+        let entry = self.entries[index as usize];
+        match entry & VERDICT {
+            WHOLE => Known::Token(entry & !VERDICT),
+            UNKNOWN => Known::Candidate(index),
+            _ => Known::Nothing,
         }
     }
 
     /// Keeps what merging made of a candidate.
     pub fn learn(&mut self, candidate: u32, merged: &[u32]) {
-        let whole = merged == [self.ids[candidate as usize]];
-        self.verdicts[candidate as usize] = if whole { Verdict::Whole } else { Verdict::Split };
+        let entry = &mut self.entries[candidate as usize];
+        let id = *entry & !VERDICT;
+        *entry = id | if merged == [id] { WHOLE } else { SPLIT };
     }
 }
 
