@@ -6,7 +6,7 @@
  * small. Exactness between batch sizes is that of its matrix products, f32 noise and not bit for bit.
  * @module
  */
-import { BackendError, HybridseekError, UnsupportedError } from "../errors.ts";
+import { BackendError, type HybridseekError, UnsupportedError } from "../errors.ts";
 import type { ModelPackage } from "../files/model_package.ts";
 import type { ModelSpec } from "../model_spec.ts";
 import type { GraphModel } from "../onnx/read_model.ts";

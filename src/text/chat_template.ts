@@ -50,7 +50,7 @@ class OverBudget extends Error {}
  *
  * @example
  * ```ts
- * import { ChatTemplate } from "@hybridseek/hybridseek";
+ * import { ChatTemplate } from "@hybridseek/hybridseek/tokenizer";
  * import { strict as assert } from "node:assert";
  * const template = new ChatTemplate(
  *   "{% for message in messages %}{{ message.role }}: {{ message.content }}{% endfor %}",

@@ -23,7 +23,7 @@ export class CompletionText {
       skipSpecialTokens: params.skipSpecialTokens,
     });
     this.#stops = new StopStrings(params.stop, {
-      includeStopStr: params.includeStopStrInOutput,
+      includeStopString: params.includeStopStrInOutput,
     });
   }
 

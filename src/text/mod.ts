@@ -4,6 +4,7 @@
  */
 export * from "../errors.ts";
 export * from "./chat_message.ts";
+export * from "./chat_template.ts";
 export * from "./detokenizer.ts";
 export * from "./stop_strings.ts";
 export * from "./tokenizer.ts";

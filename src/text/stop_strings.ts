@@ -43,7 +43,7 @@ interface Occurrence {
  */
 export class StopStrings {
   readonly #candidates: Candidate[];
-  readonly #includeStopStr: boolean;
+  readonly #includeStopString: boolean;
   /** Text that was pushed and not returned. */
   #held = "";
   /** Where `#held` begins in the whole text, in UTF-16 units. */
@@ -55,11 +55,11 @@ export class StopStrings {
    * Begins a text.
    *
    * @param stops The stop strings, none of them empty.
-   * @param options `includeStopStr`: whether the text returned ends with the stop string instead
+   * @param options `includeStopString`: whether the text returned ends with the stop string instead
    *   of before it. Default false.
    * @throws {InvalidArgumentError} If a stop string is empty.
    */
-  constructor(stops: readonly string[], options: { includeStopStr?: boolean } = {}) {
+  constructor(stops: readonly string[], options: { includeStopString?: boolean } = {}) {
     this.#candidates = stops.map((stop) => {
       if (stop === "") {
         throw new InvalidArgumentError(
@@ -69,7 +69,7 @@ export class StopStrings {
       }
       return { stop, borders: bordersOf(stop), matched: 0 };
     });
-    this.#includeStopStr = options.includeStopStr ?? false;
+    this.#includeStopString = options.includeStopString ?? false;
   }
 
   /**
@@ -130,7 +130,7 @@ export class StopStrings {
   #stop({ start, index }: Occurrence): StopStringsResult {
     const { stop } = this.#candidates[index]!;
     this.#done = true;
-    const text = this.#release(start + (this.#includeStopStr ? stop.length : 0));
+    const text = this.#release(start + (this.#includeStopString ? stop.length : 0));
     this.#held = "";
     return { text, stop };
   }

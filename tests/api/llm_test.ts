@@ -4,7 +4,7 @@
 import { strict as assert } from "node:assert";
 import {
   BackendError,
-  CapacityError,
+  type CapacityError,
   InvalidArgumentError,
   LLM,
   type SamplingParams,

@@ -3,7 +3,7 @@
  */
 import { strict as assert } from "node:assert";
 import { exportCheckpoint, type ExportOptions } from "../../export-tools/export_checkpoint.ts";
-import { HybridseekError, InvalidFileError, UnsupportedError } from "../../src/errors.ts";
+import { type HybridseekError, InvalidFileError, UnsupportedError } from "../../src/errors.ts";
 import { CHUNK_BYTES, type Manifest, parseManifest } from "../../src/files/manifest.ts";
 import { LLM } from "../../src/llm.ts";
 import { fixtures, packageOf, temporaryPath } from "../packages.ts";

@@ -4,8 +4,8 @@ import { InvalidArgumentError } from "../../src/errors.ts";
 import { StopStrings } from "../../src/text/stop_strings.ts";
 
 /** Pushes pieces until one stops; what was returned, and by which stop string. */
-function run(stops: string[], pieces: string[], includeStopStr = false) {
-  const matcher = new StopStrings(stops, { includeStopStr });
+function run(stops: string[], pieces: string[], includeStopString = false) {
+  const matcher = new StopStrings(stops, { includeStopString });
   const shown: string[] = [];
   for (const piece of pieces) {
     const { text, stop } = matcher.push(piece);
@@ -18,14 +18,14 @@ function run(stops: string[], pieces: string[], includeStopStr = false) {
 }
 
 /** By definition: the occurrence that begins first, of those the one listed first. */
-function stopNaively(stops: string[], text: string, includeStopStr: boolean) {
+function stopNaively(stops: string[], text: string, includeStopString: boolean) {
   let best: { start: number; stop: string } | undefined;
   for (const stop of stops) {
     const start = text.indexOf(stop);
     if (start >= 0 && (!best || start < best.start)) best = { start, stop };
   }
   if (!best) return { text, stop: undefined };
-  const end = best.start + (includeStopStr ? best.stop.length : 0);
+  const end = best.start + (includeStopString ? best.stop.length : 0);
   return { text: text.slice(0, end), stop: best.stop };
 }
 
@@ -53,7 +53,7 @@ Deno.test("of two that begin together the one listed first wins", () => {
   assert.deepEqual(run(["abc", "ab"], ["ab", "x"]), { shown: ["", ""], stop: "ab" });
 });
 
-Deno.test("includeStopStr ends the text with the stop string", () => {
+Deno.test("includeStopString ends the text with the stop string", () => {
   assert.deepEqual(run(["END"], ["a E", "NDx"], true), { shown: ["a ", "END"], stop: "END" });
 });
 

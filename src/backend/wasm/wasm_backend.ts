@@ -2,7 +2,7 @@
  * Backend `wasm`: the engine's kernels in WebAssembly, in every runtime, with nothing to install.
  * @module
  */
-import { BackendError, HybridseekError } from "../../errors.ts";
+import { BackendError, type HybridseekError } from "../../errors.ts";
 import type { ModelPackage } from "../../files/model_package.ts";
 import type { ModelSpec } from "../../model_spec.ts";
 import type { GraphModel } from "../../onnx/read_model.ts";
