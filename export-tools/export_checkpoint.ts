@@ -22,6 +22,7 @@ import {
   type TensorProtoSchema,
 } from "../src/onnx/onnx_pb.ts";
 import type { MessageInitShape } from "@bufbuild/protobuf";
+import { VERSION } from "../src/version.ts";
 import { architectureOf } from "./architectures/architecture.ts";
 import { DecoderBuilder } from "./architectures/decoder_builder.ts";
 import { Checkpoint } from "./checkpoint.ts";
@@ -201,6 +202,7 @@ function modelProto(
   return create(ModelProtoSchema, {
     irVersion: IR_VERSION,
     producerName: "hybridseek",
+    producerVersion: VERSION,
     opsetImport: opsetImports(),
     functions: builder.functions(),
     metadataProps: Object.entries(properties).map(([key, value]) => ({

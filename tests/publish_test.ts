@@ -2,6 +2,7 @@
  * What is published: JSR's checks pass, the package is small, and the portable core names no runtime.
  */
 import { strict as assert } from "node:assert";
+import { VERSION } from "../src/version.ts";
 
 const repository = new URL("../", import.meta.url).pathname;
 /** Half of what JSR takes. */
@@ -20,6 +21,11 @@ async function deno(args: string[]): Promise<{ success: boolean; output: string 
   const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
   return { success, output: text(stderr) + text(stdout) };
 }
+
+Deno.test("the version is that of deno.json", async () => {
+  const config = JSON.parse(await Deno.readTextFile(`${repository}deno.json`));
+  assert.equal(VERSION, config.version);
+});
 
 Deno.test("deno publish --dry-run passes and the package is below 10 MB", async () => {
   const { success, output } = await deno(["publish", "--dry-run", "--allow-dirty"]);

@@ -45,6 +45,7 @@ function describe(report: PackageReport): string {
   }
   rows.push([`memory, ${memory.contextLength} tokens`, size(memory.totalBytes)]);
   rows.push(["  weights", size(memory.weightBytes)], ["  cache", size(memory.cacheBytes)]);
+  rows.push(["  steps and loading", size(memory.workBytes)]);
   const width = Math.max(...rows.map(([label]) => label.length));
   const lines = rows.map(([label, value]) => `${label.padEnd(width)}  ${value}`);
   const shapes = report.tensors.map(({ name, type, dims }) =>

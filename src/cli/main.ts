@@ -7,6 +7,7 @@ import process from "node:process";
 import { pathToFileURL } from "node:url";
 import { Command, CommanderError } from "commander";
 import { HybridseekError } from "../errors.ts";
+import { VERSION } from "../version.ts";
 import { addChatCommand } from "./chat_command.ts";
 import { addExportCommand } from "./export_command.ts";
 import { addGenerateCommand } from "./generate_command.ts";
@@ -27,6 +28,7 @@ const INTERRUPTED = 130;
 export async function main(args: readonly string[]): Promise<number> {
   const program = new Command("hybridseek")
     .description("Runs the DeepSeek-V2 family anywhere JavaScript runs.")
+    .version(VERSION)
     .showHelpAfterError("(hybridseek --help shows what there is)")
     .exitOverride();
   addGenerateCommand(program);

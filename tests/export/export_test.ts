@@ -239,6 +239,16 @@ Deno.test(
   },
 );
 
+Deno.test(
+  needsShared("the embedded model is what the exporter makes of its checkpoint"),
+  async () => {
+    const folder = await packageOf("reference-model", { weights: "int8" });
+    const embedded = new URL("../../models/reference/manifest.json", import.meta.url);
+    const fresh = await Deno.readTextFile(`${folder}/manifest.json`);
+    assert.equal(await Deno.readTextFile(embedded), fresh);
+  },
+);
+
 Deno.test(needsShared("every checkpoint opens in every storage format"), async () => {
   for (const name of fixtures) {
     for (const weights of ["f16", "int8", "int4"] as const) {

@@ -1,0 +1,7 @@
+/**
+ * The version of this library.
+ * @module
+ */
+
+/** As in deno.json; a test compares them. */
+export const VERSION = "0.1.0";
