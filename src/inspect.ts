@@ -4,7 +4,7 @@
  */
 import { planWasmBackend } from "./backend/wasm/wasm_backend.ts";
 import { InvalidArgumentError } from "./errors.ts";
-import { EMBEDDED_MODEL } from "./files/embedded_model.ts";
+import { embeddedModel } from "./files/embedded_model.ts";
 import { ModelPackage } from "./files/model_package.ts";
 import { modelSpec } from "./model_spec.ts";
 import { bytesPerElement, type DataType } from "./onnx/data_type.ts";
@@ -81,7 +81,7 @@ export async function inspectPackage(
   location?: string | URL,
   options: { contextLength?: number } = {},
 ): Promise<PackageReport> {
-  const model = await ModelPackage.open(location ?? EMBEDDED_MODEL);
+  const model = await ModelPackage.open(location ?? embeddedModel());
   try {
     const graph = readModel(`${model.address} model.onnx`, await model.readAll("model.onnx"));
     return report(model.address, graph, options.contextLength);

@@ -8,7 +8,7 @@ import type { EngineBuild } from "./backend/wasm/engine_module.ts";
 import { openWasmBackend } from "./backend/wasm/wasm_backend.ts";
 import { Engine } from "./engine/engine.ts";
 import { InvalidArgumentError, InvalidFileError, UnsupportedError } from "./errors.ts";
-import { EMBEDDED_MODEL } from "./files/embedded_model.ts";
+import { embeddedModel } from "./files/embedded_model.ts";
 import { ModelPackage } from "./files/model_package.ts";
 import { Completion, type CompletionListener } from "./completion.ts";
 import {
@@ -128,7 +128,7 @@ export class LLM {
    */
   static async open(location?: string | URL, options: OpenOptions = {}): Promise<LLM> {
     const { verify, signal } = options;
-    const model = await ModelPackage.open(location ?? EMBEDDED_MODEL, { verify, signal });
+    const model = await ModelPackage.open(location ?? embeddedModel(), { verify, signal });
     try {
       const graph = readModel(`${model.address} model.onnx`, await model.readAll("model.onnx"));
       for (const { file, offset, bytes } of graph.initializers.values()) {

@@ -7,7 +7,7 @@ import type { Backend } from "../../src/backend/backend.ts";
 import type { StepPlan } from "../../src/backend/step_plan.ts";
 import { openWasmBackend } from "../../src/backend/wasm/wasm_backend.ts";
 import { Engine } from "../../src/engine/engine.ts";
-import { EMBEDDED_MODEL } from "../../src/files/embedded_model.ts";
+import { embeddedModel } from "../../src/files/embedded_model.ts";
 import { ModelPackage } from "../../src/files/model_package.ts";
 import { modelSpec } from "../../src/model_spec.ts";
 import { readModel } from "../../src/onnx/read_model.ts";
@@ -21,7 +21,7 @@ const prompts = [1, 2, 5, 13, 16, 17, 40].map((length, i) =>
 
 /** The embedded model with its steps written down, and limits of one's choice. */
 async function openRecorded(stepTokens = 256): Promise<{ backend: Backend; plans: StepPlan[] }> {
-  const model = await ModelPackage.open(EMBEDDED_MODEL);
+  const model = await ModelPackage.open(embeddedModel());
   const graph = readModel("model.onnx", await model.readAll("model.onnx"));
   const opened = await openWasmBackend(model, graph, modelSpec(graph));
   await model.close();

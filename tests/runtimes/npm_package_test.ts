@@ -1,15 +1,10 @@
 /**
  * What `deno pack` makes, installed by npm, in Node 20, Node 22 and Bun: the same text as Deno, and a command
- * line that works. Runs where HYBRIDSEEK_RUNTIMES is set: it needs npm and downloads the runtimes.
+ * line that works.
  */
 import { strict as assert } from "node:assert";
-import { LLM } from "../../mod.ts";
 import { temporaryPath } from "../packages.ts";
-
-const wanted = Deno.env.has("HYBRIDSEEK_RUNTIMES");
-const repository = new URL("../../", import.meta.url).pathname;
-const PROMPT = "Once upon a time there was";
-const PARAMS = { temperature: 0.7, seed: 5, maxTokens: 40 };
+import { denoOutputs, needsRuntimes, repository, request, run } from "./runtimes.ts";
 
 /** Each runtime's npm package and the program it brings. */
 const runtimes = [
@@ -17,14 +12,6 @@ const runtimes = [
   { name: "Node 22", npm: "node@22", program: "node" },
   { name: "Bun", npm: "bun@1", program: "bun" },
 ];
-
-async function run(program: string, args: string[], cwd: string): Promise<string> {
-  const command = new Deno.Command(program, { args, cwd, stderr: "piped" });
-  const { success, stdout, stderr } = await command.output();
-  const text = new TextDecoder();
-  assert(success, `${program} ${args.join(" ")}: ${text.decode(stderr)}${text.decode(stdout)}`);
-  return text.decode(stdout);
-}
 
 let tarball: Promise<string> | undefined;
 /** The packed module, made once. */
@@ -35,37 +22,30 @@ function pack(): Promise<string> {
 }
 
 for (const { name, npm, program } of runtimes) {
-  Deno.test({
-    name: `the npm package generates Deno's text in ${name}` +
-      (wanted ? "" : " (ignored: HYBRIDSEEK_RUNTIMES is not set)"),
-    ignore: !wanted,
-    async fn() {
-      const folder = temporaryPath("project");
-      await Deno.mkdir(folder);
-      await Deno.writeTextFile(`${folder}/package.json`, '{ "type": "module", "private": true }');
-      await run("npm", ["install", "--silent", "--no-audit", await pack(), npm], folder);
-      await Deno.writeTextFile(
-        `${folder}/generate.js`,
-        `import { LLM } from "@hybridseek/hybridseek";
-         import { Tokenizer } from "@hybridseek/hybridseek/tokenizer";
-         import { exportCheckpoint } from "@hybridseek/hybridseek/export";
-         if (!Tokenizer || !exportCheckpoint) throw new Error("an export is missing");
-         const llm = await LLM.open();
-         const [result] = await llm.generate(${JSON.stringify(PROMPT)}, ${JSON.stringify(PARAMS)});
-         await llm.close();
-         console.log(JSON.stringify(result.outputs));`,
-      );
-      const binary = `${folder}/node_modules/.bin/${program}`;
-      await using llm = await LLM.open();
-      const [want] = await llm.generate(PROMPT, PARAMS);
-      assert.deepEqual(JSON.parse(await run(binary, ["generate.js"], folder)), want!.outputs);
+  Deno.test(needsRuntimes(`the npm package generates Deno's text in ${name}`), async () => {
+    const folder = temporaryPath("project");
+    await Deno.mkdir(folder);
+    await Deno.writeTextFile(`${folder}/package.json`, '{ "type": "module", "private": true }');
+    await run("npm", ["install", "--silent", "--no-audit", await pack(), npm], folder);
+    const { prompt, params } = request;
+    await Deno.writeTextFile(
+      `${folder}/generate.js`,
+      `import { LLM } from "@hybridseek/hybridseek";
+       import { Tokenizer } from "@hybridseek/hybridseek/tokenizer";
+       import { Sampler } from "@hybridseek/hybridseek/sampling";
+       import { exportCheckpoint } from "@hybridseek/hybridseek/export";
+       if (!Tokenizer || !Sampler || !exportCheckpoint) throw new Error("an export is missing");
+       const llm = await LLM.open();
+       const [result] = await llm.generate(${JSON.stringify(prompt)}, ${JSON.stringify(params)});
+       await llm.close();
+       console.log(JSON.stringify(result.outputs));`,
+    );
+    const binary = `${folder}/node_modules/.bin/${program}`;
+    const want = await denoOutputs() as { text: string }[];
+    assert.deepEqual(JSON.parse(await run(binary, ["generate.js"], folder)), want);
 
-      const main = "node_modules/@hybridseek/hybridseek/src/cli/main.js";
-      const args = ["generate", "-t", "0.7", "-s", "5", "-n", "40", PROMPT];
-      assert.equal(
-        await run(binary, [main, ...args], folder),
-        PROMPT + want!.outputs[0]!.text + "\n",
-      );
-    },
+    const main = "node_modules/@hybridseek/hybridseek/src/cli/main.js";
+    const args = ["generate", "-t", "0.7", "-s", "5", "-n", "40", prompt];
+    assert.equal(await run(binary, [main, ...args], folder), `${prompt}${want[0]!.text}\n`);
   });
 }

@@ -1,0 +1,77 @@
+/**
+ * The bundled module in a real browser, on a page and in a worker: the same text as Deno.
+ */
+import { strict as assert } from "node:assert";
+import { bundleFolder, denoOutputs, needsRuntimes, request, serveFolder } from "./runtimes.ts";
+
+const CHROMIUM = "/usr/bin/chromium";
+const FLAGS = [
+  "--no-sandbox",
+  "--disable-gpu",
+  "--disable-quic",
+  "--no-first-run",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+];
+
+const GENERATE = `
+  import { LLM } from "./bundle.js";
+  export async function generate({ prompt, params }) {
+    const steps = [];
+    const onProgress = (done, total) => steps.push(done / total);
+    const llm = await LLM.open(new URL("/models/reference/", location.href), { onProgress });
+    const [result] = await llm.generate(prompt, params);
+    await llm.close();
+    return { outputs: result.outputs, loaded: steps.at(-1), build: llm.info.build };
+  }`;
+const WORKER = `
+  import { generate } from "./generate.js";
+  onmessage = async ({ data }) => {
+    try { postMessage(await generate(data)); } catch (error) { postMessage({ error: error.stack }); }
+  };`;
+
+function exists(path: string): boolean {
+  try {
+    return Deno.statSync(path).isFile;
+  } catch {
+    return false;
+  }
+}
+
+const missing = exists(CHROMIUM) ? undefined : `no ${CHROMIUM}`;
+
+Deno.test(
+  needsRuntimes("the bundle generates Deno's text in Chromium, on a page and in a worker", missing),
+  async () => {
+    const folder = await bundleFolder();
+    await Deno.writeTextFile(`${folder}/generate.js`, GENERATE);
+    await Deno.writeTextFile(`${folder}/worker.js`, WORKER);
+    await Deno.writeTextFile(`${folder}/index.html`, "<!doctype html><title>hybridseek</title>");
+    const server = serveFolder(folder);
+    const { chromium } = await import("npm:playwright-core@1.65.1");
+    const browser = await chromium.launch({ executablePath: CHROMIUM, args: FLAGS });
+    try {
+      const page = await browser.newPage();
+      await page.goto(`${server.address}/index.html`);
+      const onPage = await page.evaluate(async (given: unknown) => {
+        const { generate } = await import("/generate.js" as string);
+        return await generate(given);
+      }, request);
+      const inWorker = await page.evaluate((given: unknown) => {
+        const worker = new Worker("/worker.js", { type: "module" });
+        worker.postMessage(given);
+        return new Promise((resolve, reject) => {
+          worker.onmessage = ({ data }) => resolve(data);
+          worker.onerror = ({ message }) => reject(new Error(message));
+        });
+      }, request);
+      const want = { outputs: await denoOutputs(), loaded: 1, build: "relaxed-simd" };
+      assert.deepEqual(onPage, want);
+      assert.deepEqual(inWorker, want);
+    } finally {
+      await browser.close();
+      await server.close();
+    }
+  },
+);
