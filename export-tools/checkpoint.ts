@@ -19,7 +19,7 @@ export interface Rows {
    * Reads rows.
    * @param begin First row.
    * @param end One past the last row.
-   * @returns [end - begin, columns], valid until the next call.
+   * @returns [end - begin, columns], valid until rows of the same checkpoint are read again.
    */
   read(begin: number, end: number): Promise<Float32Array>;
 }
@@ -53,6 +53,7 @@ export class Checkpoint implements CheckpointTensors {
   readonly config: ModelConfig;
   readonly #files: SafetensorsFile[];
   readonly #tensors = new Map<string, { file: SafetensorsFile; entry: TensorEntry }>();
+  readonly #buffers: ReadBuffers = { bytes: new Uint8Array(), floats: new Float32Array() };
 
   private constructor(folder: string, config: ModelConfig, files: SafetensorsFile[]) {
     this.folder = folder;
@@ -120,7 +121,7 @@ export class Checkpoint implements CheckpointTensors {
           "the original, unquantized checkpoint.",
       );
     }
-    return new TensorRows(file, entry, entry.type);
+    return new TensorRows(file, entry, entry.type, this.#buffers);
   }
 
   /** Closes all files. */
@@ -140,31 +141,38 @@ export class Checkpoint implements CheckpointTensors {
   }
 }
 
+/** What rows are read into; all tensors of a checkpoint share it, grown to the largest piece. */
+interface ReadBuffers {
+  bytes: Uint8Array;
+  floats: Float32Array;
+}
+
 class TensorRows implements Rows {
   readonly rows: number;
   readonly columns: number;
   readonly #file: SafetensorsFile;
   readonly #entry: TensorEntry;
   readonly #type: FloatType;
-  #bytes = new Uint8Array(0);
-  #floats = new Float32Array(0);
+  readonly #buffers: ReadBuffers;
 
-  constructor(file: SafetensorsFile, entry: TensorEntry, type: FloatType) {
+  constructor(file: SafetensorsFile, entry: TensorEntry, type: FloatType, buffers: ReadBuffers) {
     this.columns = entry.shape.at(-1) ?? 1;
     this.rows = entry.shape.slice(0, -1).reduce((product, size) => product * size, 1);
     this.#file = file;
     this.#entry = entry;
     this.#type = type;
+    this.#buffers = buffers;
   }
 
   async read(begin: number, end: number): Promise<Float32Array> {
     const rowBytes = this.#entry.bytes / this.rows;
     const byteCount = (end - begin) * rowBytes;
     const count = (end - begin) * this.columns;
-    if (this.#bytes.length < byteCount) this.#bytes = new Uint8Array(byteCount);
-    if (this.#floats.length < count) this.#floats = new Float32Array(count);
-    const bytes = this.#bytes.subarray(0, byteCount);
-    const floats = this.#floats.subarray(0, count);
+    const buffers = this.#buffers;
+    if (buffers.bytes.length < byteCount) buffers.bytes = new Uint8Array(byteCount);
+    if (buffers.floats.length < count) buffers.floats = new Float32Array(count);
+    const bytes = buffers.bytes.subarray(0, byteCount);
+    const floats = buffers.floats.subarray(0, count);
     await this.#file.read(bytes, this.#entry.offset + begin * rowBytes);
     decodeFloats(this.#type, bytes, floats);
     return floats;

@@ -58,12 +58,13 @@ async function writeMatrix(
   handles: FileHandle[],
   onBytes: OnBytes,
 ) {
-  const rowsAtOnce = Math.max(1, Math.floor(CHUNK_ELEMENTS / source.columns));
+  const rowsAtOnce = Math.min(source.rows, Math.ceil(CHUNK_ELEMENTS / source.columns));
   const rowBytes = tensors.map((tensor) => tensor.bytes / source.rows);
+  const buffers = rowBytes.map((bytes) => new Uint8Array(bytes * rowsAtOnce));
   for (let begin = 0; begin < source.rows; begin += rowsAtOnce) {
     const end = Math.min(begin + rowsAtOnce, source.rows);
     const rows = await source.read(begin, end);
-    const encoded = rowBytes.map((bytes) => new Uint8Array(bytes * (end - begin)));
+    const encoded = buffers.map((buffer, i) => buffer.subarray(0, rowBytes[i]! * (end - begin)));
     try {
       format.encode(rows, source.columns, encoded);
     } catch (cause) {

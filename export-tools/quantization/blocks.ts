@@ -44,11 +44,11 @@ export function blockFormat(format: BlockFormat): MatrixFormat {
           const scale = roundScale(scaleOf(extremeOf(rows, begin, end)));
           scales[block] = numberToF16(scale);
           const inverse = scale === 0 ? 0 : 1 / scale;
-          levels.fill(zeroPoint);
           for (let i = begin; i < end; i++) {
-            const level = roundToEven(rows[i]! * inverse) + zeroPoint;
-            levels[i - begin] = Math.min(Math.max(level, 0), largest);
+            const level = rows[i]! * inverse + ROUND - ROUND + zeroPoint;
+            levels[i - begin] = level < 0 ? 0 : level > largest ? largest : level;
           }
+          levels.fill(zeroPoint, end - begin);
           if (levelsPerByte === 1) packed!.set(levels, block * BLOCK);
           else packNibbles(levels, packed!, block * BLOCK / 2);
         }
@@ -57,15 +57,26 @@ export function blockFormat(format: BlockFormat): MatrixFormat {
   };
 }
 
-/** The element of largest magnitude, with its sign. */
+/** Added to a small number and taken away again, it leaves the nearest whole number, ties to even. */
+const ROUND = 1.5 * 2 ** 52;
+
+/** The element of largest magnitude, with its sign; the first of several. */
 function extremeOf(rows: Float32Array, begin: number, end: number): number {
   let extreme = 0;
+  let magnitude = 0;
+  let sum = 0;
   for (let i = begin; i < end; i++) {
     const value = rows[i]!;
-    if (!Number.isFinite(value)) throw new RangeError(`${value} can not be quantized`);
-    if (Math.abs(value) > Math.abs(extreme)) extreme = value;
+    sum += value; // not finite where any element is not
+    const absolute = value < 0 ? -value : value;
+    if (absolute > magnitude) {
+      extreme = value;
+      magnitude = absolute;
+    }
   }
-  return extreme;
+  if (Number.isFinite(sum)) return extreme;
+  const wrong = rows.subarray(begin, end).find((value) => !Number.isFinite(value));
+  throw new RangeError(`${wrong} can not be quantized`);
 }
 
 function roundScale(scale: number): number {
@@ -73,11 +84,6 @@ function roundScale(scale: number): number {
   const magnitude = Math.max(f16ToNumber(numberToF16(Math.abs(scale))), F16_MIN_NORMAL);
   if (magnitude === Infinity) throw new RangeError(`scale ${scale} does not fit half precision`);
   return Math.sign(scale) * magnitude;
-}
-
-function roundToEven(value: number): number {
-  const rounded = Math.round(value);
-  return rounded - value === 0.5 && rounded % 2 !== 0 ? rounded - 1 : rounded;
 }
 
 function packNibbles(levels: Uint8Array, into: Uint8Array, offset: number) {
