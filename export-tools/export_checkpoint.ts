@@ -22,10 +22,13 @@ import {
   type TensorProtoSchema,
 } from "../src/onnx/onnx_pb.ts";
 import type { MessageInitShape } from "@bufbuild/protobuf";
+import { parseGenerationConfig } from "../src/generation_config.ts";
+import { Tokenizer } from "../src/text/tokenizer.ts";
+import type { TokenizerConfig } from "../src/text/tokenizer_config.ts";
 import { VERSION } from "../src/version.ts";
 import { architectureOf } from "./architectures/architecture.ts";
 import { DecoderBuilder } from "./architectures/decoder_builder.ts";
-import { Checkpoint } from "./checkpoint.ts";
+import { Checkpoint, readJson } from "./checkpoint.ts";
 import { hashDataFiles, writeDataFiles } from "./data_files.ts";
 import { type DataLayout, layOut, type PlacedTensor } from "./data_layout.ts";
 import { recipes, type Weights } from "./quantization/recipe.ts";
@@ -105,17 +108,15 @@ export async function exportCheckpoint(
     architecture.build(builder);
     builder.checkAllUsed();
     const layout = layOut(builder.weights.tensors(), maxFileBytes);
+    const companions = await readCompanions(checkpointFolder);
     await mkdir(partial, { recursive: true });
     const onBytes = progressCounter(builder, layout, options.onProgress, signal);
     await writeDataFiles(partial, layout, builder.weights.matrices, onBytes);
     const { files, slabs } = await hashDataFiles(partial, layout, onBytes);
     const model = modelProto(builder, layout, { architecture: architecture.name, weights });
     await writeFile(join(partial, "model.onnx"), toBinary(ModelProtoSchema, model));
-    const companions = (await readdir(checkpointFolder)).filter((name) => COMPANIONS.test(name));
-    for (const name of companions) {
-      await writeFile(join(partial, name), await readFile(join(checkpointFolder, name)));
-    }
-    for (const name of ["model.onnx", ...companions.sort()]) {
+    for (const [name, bytes] of companions) await writeFile(join(partial, name), bytes);
+    for (const name of ["model.onnx", ...companions.keys()]) {
       files.push(await manifestFile(partial, name));
     }
     const manifest: Manifest = { version: 1, files, slabs };
@@ -174,6 +175,24 @@ async function checkTarget(target: string, overwrite: boolean) {
     "packageFolder",
     `Cannot write to ${target}: the folder exists; ${wayOut}.`,
   );
+}
+
+/** The files beside the tensors, read and, those that a model can not be opened without, understood. */
+async function readCompanions(folder: string): Promise<Map<string, Uint8Array>> {
+  const names = (await readdir(folder)).filter((name) => COMPANIONS.test(name)).sort();
+  const files = new Map<string, Uint8Array>();
+  for (const name of names) files.set(name, await readFile(join(folder, name)));
+  const text = (name: string) => new TextDecoder().decode(files.get(name));
+  if (files.has("generation_config.json")) {
+    const name = "generation_config.json";
+    parseGenerationConfig(join(folder, name), text(name));
+  }
+  if (files.has("tokenizer.json")) {
+    const name = "tokenizer_config.json";
+    const config = files.has(name) ? await readJson(folder, name) as TokenizerConfig : {};
+    Tokenizer.fromJson(text("tokenizer.json"), config).free();
+  }
+  return files;
 }
 
 /** Counts bytes for the caller; stops the export when the signal says so. */

@@ -97,6 +97,23 @@ Deno.test("PyTorch files are refused with the way out", async () => {
   await refuses(folder, UnsupportedError, /pytorch_model\.bin .*safe_?tensors.*save_pretrained/s);
 });
 
+Deno.test("a tokenizer or generation config that can not be opened later is refused now", async () => {
+  const broken = (name: string, content: object | string) =>
+    checkpointOf({
+      "config.json": tinyConfig,
+      "model.safetensors": safetensorsOf(tinyTensors()),
+      [name]: typeof content === "string" ? new TextEncoder().encode(content) : content,
+    });
+  const truncated = await broken("tokenizer.json", '{ "model": { "type": "BPE", "vocab": {');
+  await refuses(truncated, InvalidFileError, /tokenizer\.json/);
+  const other = await broken("tokenizer.json", {
+    model: { type: "WordPiece", vocab: {}, merges: [] },
+  });
+  await refuses(other, UnsupportedError, /WordPiece/);
+  const eos = await broken("generation_config.json", { eos_token_id: "end" });
+  await refuses(eos, InvalidFileError, /its eos_token_id is "end", no token id or list of them/);
+});
+
 Deno.test("a folder without tensors or config, or with a broken one, is refused", async () => {
   await refuses(await checkpointOf({}), InvalidFileError, /Cannot open .*config\.json/);
   const noTensors = await checkpointOf({ "config.json": tinyConfig });
