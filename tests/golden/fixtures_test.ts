@@ -10,7 +10,7 @@ import { openWasmBackend } from "../../src/backend/wasm/wasm_backend.ts";
 import { ModelPackage } from "../../src/files/model_package.ts";
 import { modelSpec } from "../../src/model_spec.ts";
 import { readModel } from "../../src/onnx/read_model.ts";
-import type { LLM } from "../../src/llm.ts";
+import { LLM } from "../../src/llm.ts";
 import { fixtures, openFixture, packageOf, ways } from "../packages.ts";
 import { readSafetensors, type Tensor } from "../safetensors_values.ts";
 import { needsShared } from "../text/shared_files.ts";
@@ -183,3 +183,23 @@ async function tokenNlls(llm: LLM, tokens: number[]): Promise<number[]> {
     return Math.log(sum) + largest - row[token]!;
   });
 }
+
+Deno.test(
+  needsShared("both backends open the same file: one sha256, and logits that agree"),
+  async () => {
+    const folder = await packageOf("deepseek-v2", { weights: "f32" });
+    const sha256 = async () => {
+      const bytes = await Deno.readFile(`${folder}/model.onnx`);
+      return new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).toHex();
+    };
+    const before = await sha256();
+    const logits: Float32Array[] = [];
+    for (const backend of ["wasm", "ort"] as const) {
+      await using llm = await LLM.open(folder, { backend });
+      logits.push((await llm.forward([3, 1, 4, 1, 5, 9, 2, 6])).logits);
+      assert.equal(await sha256(), before);
+    }
+    const error = Math.max(...logits[0]!.map((value, i) => Math.abs(value - logits[1]![i]!)));
+    assert(error < 1e-4, `error ${error}`);
+  },
+);
