@@ -38,6 +38,24 @@ Deno.test("generate() takes a text, tokens, messages or a list of them and answe
   assert.match(results[0]!.prompt!, /User: Who are you\?\n\nAssistant:$/);
 });
 
+Deno.test("BOS stands once before every prompt, whatever way it came", async () => {
+  const llm = await model();
+  const { tokenizer } = llm;
+  const messages = [{ role: "user", content: "Hi" }];
+  const options = { addGenerationPrompt: true };
+  const rendered = tokenizer.applyChatTemplate(messages, { ...options, tokenize: false });
+  const ids = tokenizer.applyChatTemplate(messages, options);
+  const bare = tokenizer.encode("Hi", { addSpecialTokens: false });
+  const prompts = ["Hi", tokenizer.bosToken + "Hi", { messages }, rendered, {
+    promptTokenIds: bare,
+  }];
+  const results = await llm.generate(prompts, { maxTokens: 1 });
+  const given = results.map(({ promptTokenIds }) => promptTokenIds);
+  const bos = tokenizer.bosTokenId!;
+  assert.deepEqual(given, [[bos, ...bare], [bos, ...bare], ids, ids, bare]);
+  assert.equal(ids.filter((id) => id === bos).length, 1);
+});
+
 Deno.test("parameters may be given for each prompt", async () => {
   const llm = await model();
   const params = [{ ...greedy, maxTokens: 3 }, { ...greedy, maxTokens: 5 }];

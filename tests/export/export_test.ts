@@ -109,7 +109,7 @@ Deno.test("a tokenizer or generation config that can not be opened later is refu
   const other = await broken("tokenizer.json", {
     model: { type: "WordPiece", vocab: {}, merges: [] },
   });
-  await refuses(other, UnsupportedError, /WordPiece/);
+  await refuses(other, UnsupportedError, /Cannot reproduce tokenizer\.json/);
   const eos = await broken("generation_config.json", { eos_token_id: "end" });
   await refuses(eos, InvalidFileError, /its eos_token_id is "end", no token id or list of them/);
 });
