@@ -1,6 +1,8 @@
 //! Each kernel against its scalar reference, at odd sizes, and against itself: a token's result must be the
 //! same bits whatever the batch around it.
 
+use hybridseek_engine::kernels::attention::{self, attend, CacheRows, Heads, Queries};
+use hybridseek_engine::kernels::experts::{self, sparse_experts, ExpertsShape, ExpertsTensors};
 use hybridseek_engine::kernels::matrix::{
     element, f16_to_f32, pack, pack_transposed, Format, Matrix, BLOCK, GROUP,
 };
@@ -286,6 +288,140 @@ fn rms_norm_agrees_with_its_reference_and_does_not_depend_on_the_batch() {
             let mut alone = vec![f32::NAN; width];
             rms_norm(row, &weight, 1e-6, &mut alone);
             assert_eq!(alone, got);
+        }
+    }
+}
+
+fn slices_of(rows: &[Vec<f32>]) -> Vec<&[f32]> {
+    rows.iter().map(Vec::as_slice).collect()
+}
+
+#[test]
+fn attention_agrees_with_its_reference_over_scattered_blocks() {
+    let mut random = Random(8);
+    for (groups, per_group, key_width, value_width, context) in [
+        (1, 1, 1, 1, 1),
+        (1, 5, 7, 3, 6),
+        (2, 4, 8, 8, 17),
+        (3, 2, 10, 13, 40),
+        (1, 9, 80, 64, 100),
+    ] {
+        let (block_size, blocks) = (4, 30);
+        let mut cache = |width: usize| {
+            let mut rows = vec![f32::NAN; blocks * block_size * groups * width];
+            for (i, row) in rows.chunks_exact_mut(groups * width).enumerate() {
+                // Blocks in use are 29, 28, ...; the rest stays poisoned.
+                if blocks - 1 - i / block_size < (context as usize).div_ceil(block_size) {
+                    row.iter_mut().for_each(|value| *value = random.float());
+                }
+            }
+            rows
+        };
+        let (keys, values) = (cache(key_width), cache(value_width));
+        let table: Vec<i32> = (0..blocks as i32).rev().collect();
+        let rows = |cache, width| CacheRows {
+            cache,
+            blocks: &table,
+            block_size,
+            row_width: groups * width,
+        };
+        let (heads, stride) = (groups * per_group, key_width.max(value_width) + 3);
+        let queries: Vec<f32> = random.floats(heads * stride);
+        let mut results = queries.clone();
+        let mut scores = vec![f32::NAN; heads * context];
+        attend(
+            Heads { groups, per_group, key_width, value_width },
+            &mut Queries { values: &mut results, stride },
+            rows(&keys, key_width),
+            rows(&values, value_width),
+            context,
+            &mut scores,
+        );
+        for head in 0..heads {
+            let slot = |s: usize| table[s / block_size] as usize * block_size + s % block_size;
+            let part = |cache: &'_ [f32], width: usize, s: usize| -> Vec<f32> {
+                let at = (slot(s) * groups + head / per_group) * width;
+                cache[at..at + width].to_vec()
+            };
+            let keys: Vec<Vec<f32>> = (0..context).map(|s| part(&keys, key_width, s)).collect();
+            let values: Vec<Vec<f32>> =
+                (0..context).map(|s| part(&values, value_width, s)).collect();
+            let query = &queries[head * stride..head * stride + key_width];
+            let want = attention::reference(query, &slices_of(&keys), &slices_of(&values));
+            for (got, want) in results[head * stride..].iter().zip(want) {
+                assert!((*got as f64 - want).abs() < 2e-6, "{got} {want}");
+            }
+        }
+    }
+}
+
+#[test]
+fn experts_agree_with_their_reference_in_every_format() {
+    let mut random = Random(9);
+    for format in FORMATS {
+        for (hidden, width, experts, groups, top_groups, k, first, held) in [
+            (5, 3, 1, 1, 1, 1, 0, 1),
+            (12, 8, 6, 1, 1, 2, 0, 6),
+            (33, 10, 12, 4, 2, 5, 0, 12),
+            (40, 33, 12, 3, 1, 4, 5, 4),
+        ] {
+            let normalize = k % 2 == 0;
+            let (scaling, tokens) = (1.7, 5);
+            let shape = ExpertsShape {
+                hidden,
+                width,
+                experts,
+                first,
+                held,
+                k,
+                groups,
+                top_groups,
+                normalize,
+                scaling,
+                format,
+            };
+            let router = FileMatrix::random(Format::F32, experts, hidden, &mut random).packed();
+            let mut stack = |rows: usize, columns: usize| -> Vec<u8> {
+                (0..held)
+                    .flat_map(|_| FileMatrix::random(format, rows, columns, &mut random).packed())
+                    .collect()
+            };
+            let (gate_up, down) = (stack(2 * width, hidden), stack(hidden, width));
+            let x = random.floats(tokens * hidden);
+            let mut y = vec![f32::NAN; x.len()];
+            let (mut chosen, mut weights) = (vec![-1; tokens * k], vec![f32::NAN; tokens * k]);
+            let mut scratch = vec![u128::MAX; experts::scratch_bytes(&shape, tokens) / 16];
+            let bytes = scratch.len() * 16;
+            // SAFETY: any bytes are u8.
+            let scratch =
+                unsafe { std::slice::from_raw_parts_mut(scratch.as_mut_ptr() as *mut u8, bytes) };
+            let tensors = ExpertsTensors {
+                x: &x,
+                router: &router,
+                gate_up: &gate_up,
+                down: &down,
+                y: &mut y,
+                chosen: &mut chosen,
+                weights: &mut weights,
+            };
+            sparse_experts(&shape, tensors, scratch);
+            for token in 0..tokens {
+                let x = &x[token * hidden..(token + 1) * hidden];
+                let (want_chosen, want_weights, want_y) =
+                    experts::reference(&shape, x, &router, &gate_up, &down);
+                let place = token * k..(token + 1) * k;
+                let got: Vec<usize> = chosen[place.clone()].iter().map(|e| *e as usize).collect();
+                assert_eq!(got, want_chosen);
+                for (got, want) in weights[place].iter().zip(want_weights) {
+                    assert!((*got as f64 - want).abs() < 2e-6);
+                }
+                let largest = want_y.iter().fold(1e-3, |most: f64, y| most.max(y.abs()));
+                // Quantized activations carry about 1 / 254 of their largest element.
+                let bound = if format.is_quantized() { 0.05 } else { 5e-6 } * largest;
+                for (got, want) in y[token * hidden..].iter().zip(want_y) {
+                    assert!((*got as f64 - want).abs() < bound, "{format:?}: {got} {want}");
+                }
+            }
         }
     }
 }

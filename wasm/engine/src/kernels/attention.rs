@@ -198,3 +198,18 @@ pub fn softmax(x: &mut [f32]) {
         *value /= total;
     }
 }
+
+/// The scalar reference: one query over rows of keys and values, in f64.
+#[cfg(not(target_family = "wasm"))]
+pub fn reference(query: &[f32], keys: &[&[f32]], values: &[&[f32]]) -> Vec<f64> {
+    let score = |key: &&[f32]| -> f64 {
+        query.iter().zip(key.iter()).map(|(q, k)| *q as f64 * *k as f64).sum()
+    };
+    let scores: Vec<f64> = keys.iter().map(score).collect();
+    let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    (0..values[0].len())
+        .map(|i| weights.iter().zip(values).map(|(w, row)| w / total * row[i] as f64).sum())
+        .collect()
+}

@@ -5,6 +5,8 @@
 //! experts are added up by rising index, whatever the batch.
 
 use super::attention::softmax;
+#[cfg(not(target_family = "wasm"))]
+use super::matrix::element;
 use super::matrix::{Format, Matrix, BLOCK};
 use super::multiply::{multiply_float, multiply_quantized, Strided, StridedMut};
 use super::quantize::{quantize, QuantizedBlock};
@@ -237,4 +239,55 @@ fn swiglu(both: &[f32], inner: &mut [f32]) {
             *inner = silu * pair[1];
         }
     }
+}
+
+/// The scalar reference: one token's chosen experts, their weights and its output, in f64.
+#[cfg(not(target_family = "wasm"))]
+pub fn reference(
+    shape: &ExpertsShape,
+    x: &[f32],
+    router: &[u8],
+    gate_up: &[u8],
+    down: &[u8],
+) -> (Vec<usize>, Vec<f64>, Vec<f64>) {
+    let ExpertsShape { hidden, width, experts, first, held, k, format, .. } = *shape;
+    let dot = |matrix: &Matrix, row: usize, x: &[f64]| -> f64 {
+        let product = |(i, x): (usize, &f64)| element(matrix, row, i) as f64 * x;
+        x.iter().enumerate().map(product).sum()
+    };
+    let x: Vec<f64> = x.iter().map(|x| *x as f64).collect();
+    let router = Matrix::new(Format::F32, experts, hidden, router);
+    let logits: Vec<f64> = (0..experts).map(|e| dot(&router, e, &x)).collect();
+    let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let total: f64 = logits.iter().map(|logit| (logit - largest).exp()).sum();
+    let scores: Vec<f64> = logits.iter().map(|logit| (logit - largest).exp() / total).collect();
+
+    let size = experts / shape.groups;
+    let best = |group: usize| scores[group * size..][..size].iter().copied().fold(0.0, f64::max);
+    let mut groups: Vec<usize> = (0..shape.groups).collect();
+    groups.sort_by(|a, b| best(*b).total_cmp(&best(*a))); // stable: ties by rising index
+    groups.truncate(shape.top_groups);
+    let mut chosen: Vec<usize> = (0..experts).filter(|e| groups.contains(&(e / size))).collect();
+    chosen.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+    chosen.truncate(k);
+    let sum: f64 = chosen.iter().map(|e| scores[*e]).sum();
+    let divisor = if shape.normalize { sum } else { 1.0 };
+    let weight = |e: &usize| scores[*e] / divisor * shape.scaling as f64;
+    let weights: Vec<f64> = chosen.iter().map(weight).collect();
+
+    let mut y = vec![0.0; hidden];
+    for (expert, weight) in chosen.iter().zip(&weights) {
+        let Some(local) = expert.checked_sub(first).filter(|local| *local < held) else { continue };
+        let gate_up = Matrix::of_stack(format, 2 * width, hidden, gate_up, local);
+        let down = Matrix::of_stack(format, hidden, width, down, local);
+        let inner = |f: usize| {
+            let gate = dot(&gate_up, 2 * f, &x);
+            gate / (1.0 + (-gate).exp()) * dot(&gate_up, 2 * f + 1, &x)
+        };
+        let inner: Vec<f64> = (0..width).map(inner).collect();
+        for (d, y) in y.iter_mut().enumerate() {
+            *y += weight * dot(&down, d, &inner);
+        }
+    }
+    (chosen, weights, y)
 }
