@@ -31,6 +31,8 @@ const OPTIMIZED_FEATURES = ([
 ] as const).reduce((mask, name) => mask | binaryen.Features[name], 0);
 /** Symbols an engine module exports beside its functions: where its stack and free memory begin. */
 const LINK = ["--import-memory", "--export=__heap_base", "-zstack-size=262144"];
+/** A panic is a trap and nothing else: no text, and no line numbers that would change with a comment. */
+const NO_PANIC_TEXT = ["-Zunstable-options", "-Cpanic=immediate-abort", "-Zlocation-detail=none"];
 
 async function run(command: string, args: string[], env: Record<string, string> = {}) {
   const status = await new Deno.Command(command, { args, env, cwd: wasmFolder }).spawn().status;
@@ -83,11 +85,12 @@ async function build({ name, tool }: Artifact, folder: string) {
     const rustflags = [
       `-Ctarget-feature=${tool.features}`,
       ...LINK.map((flag) => `-Clink-arg=${flag}`),
+      ...NO_PANIC_TEXT,
     ];
     const target = `target/${name}`;
     await run("cargo", [
       ...["build", "--release", "--locked", "-p", tool.crate, "--target", "wasm32-unknown-unknown"],
-      ...["-Zbuild-std=core,panic_abort", "--target-dir", target],
+      ...["-Zbuild-std=core", "--target-dir", target],
     ], await cargoEnvironment(rustflags));
     const built = `target/${name}/wasm32-unknown-unknown/release/${
       tool.crate.replaceAll("-", "_")
