@@ -22,6 +22,7 @@ export * from "./src/errors.ts";
 export * from "./src/inspect.ts";
 export * from "./src/llm.ts";
 export type { CacheSpec, ModelSpec } from "./src/model_spec.ts";
+export type { OpenOptions } from "./src/open_model.ts";
 export type { DataType } from "./src/onnx/data_type.ts";
 export * from "./src/outputs.ts";
 export * from "./src/sampling_params.ts";

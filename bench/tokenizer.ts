@@ -10,7 +10,7 @@ import {
   openTokenizer,
   readTokenizerJson,
   type TokenizerName,
-} from "../tests/text/shared_files.ts";
+} from "../tests/text/real_tokenizers.ts";
 
 const CHARACTERS_PER_PIECE = 8192;
 const MEGABYTES_PER_KIND = 2;

@@ -26,7 +26,7 @@ import { parseGenerationConfig } from "../src/generation_config.ts";
 import { Tokenizer } from "../src/text/tokenizer.ts";
 import type { TokenizerConfig } from "../src/text/tokenizer_config.ts";
 import { VERSION } from "../src/version.ts";
-import { architectureOf } from "./architectures/architecture.ts";
+import { architectureOf } from "./architectures/registry.ts";
 import { DecoderBuilder } from "./architectures/decoder_builder.ts";
 import { Checkpoint, readJson } from "./checkpoint.ts";
 import { hashDataFiles, writeDataFiles } from "./data_files.ts";

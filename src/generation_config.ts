@@ -82,7 +82,7 @@ function parseObject(file: string, text: string): Record<string, unknown> {
 function fail(file: string, what: string, cause?: unknown): never {
   throw new InvalidFileError(
     file,
-    `Cannot use ${file}: ${what}; correct it, or open the model with { generationConfig: false }.`,
+    `Cannot use ${file}: ${what}; correct or remove it in the checkpoint and export again.`,
     { cause },
   );
 }

@@ -2,22 +2,13 @@
  * The API: open a model, generate, stream, chat, score.
  * @module
  */
-import type { Backend, BackendInfo, BackendName } from "./backend/backend.ts";
-import { openOrtBackend, type OrtModule } from "./backend/ort.ts";
-import type { EngineBuild } from "./backend/wasm/engine_module.ts";
-import { openWasmBackend } from "./backend/wasm/wasm_backend.ts";
-import { Engine } from "./engine/engine.ts";
-import { InvalidArgumentError, InvalidFileError, UnsupportedError } from "./errors.ts";
-import { embeddedModel } from "./files/embedded_model.ts";
-import { ModelPackage } from "./files/model_package.ts";
+import type { BackendInfo } from "./backend/backend.ts";
 import { Completion, type CompletionListener } from "./completion.ts";
-import {
-  type GenerationConfig,
-  parseEosTokenIds,
-  parseGenerationConfig,
-} from "./generation_config.ts";
-import { type ModelSpec, modelSpec } from "./model_spec.ts";
-import { readModel } from "./onnx/read_model.ts";
+import { Engine } from "./engine/engine.ts";
+import { InvalidArgumentError, UnsupportedError } from "./errors.ts";
+import type { GenerationConfig } from "./generation_config.ts";
+import type { ModelSpec } from "./model_spec.ts";
+import { type OpenedModel, openModel, type OpenOptions } from "./open_model.ts";
 import type { RequestOutput, StreamEvent } from "./outputs.ts";
 import {
   checkAgainstVocabulary,
@@ -26,39 +17,13 @@ import {
 } from "./sampling_params.ts";
 import { Sampler } from "./sampling/sampler.ts";
 import type { ChatMessage } from "./text/chat_message.ts";
-import { Tokenizer } from "./text/tokenizer.ts";
-import type { TokenizerConfig } from "./text/tokenizer_config.ts";
+import type { Tokenizer } from "./text/tokenizer.ts";
 
 /** A prompt: text, tokens, or a conversation that the model's chat template turns into text. */
 export type Prompt =
   | string
   | { readonly promptTokenIds: readonly number[] }
   | { readonly messages: readonly ChatMessage[] };
-
-/** Options of {@linkcode LLM.open}. */
-export interface OpenOptions {
-  /**
-   * What computes: `wasm` (the default) runs everywhere, `ort` runs the file's function bodies on ONNX
-   * Runtime.
-   */
-  backend?: BackendName;
-  /** For `ort`: the imported `onnxruntime-node` or `onnxruntime-web`. */
-  ort?: OrtModule;
-  /** For `wasm`: a certain build of the engine; the best one that the runtime accepts by default. */
-  build?: EngineBuild;
-  /** Most tokens of a sequence, 1 to the model's own (the default). */
-  contextLength?: number;
-  /** Tokens that the cache holds, all sequences together; at least one context. */
-  cacheTokens?: number;
-  /** `false`: the defaults of generation_config.json do not apply; its end tokens still do. */
-  generationConfig?: false;
-  /** `false`: files are not compared with the package's hashes. */
-  verify?: boolean;
-  /** Told of the bytes loaded so far and in all. */
-  onProgress?: (doneBytes: number, totalBytes: number) => void;
-  /** Stops opening. */
-  signal?: AbortSignal;
-}
 
 /** Options of a call. */
 export interface CallOptions {
@@ -72,14 +37,6 @@ export interface ForwardOutput {
   logits: Float32Array;
   /** Rows and columns of `logits`. */
   shape: [rows: number, vocab: number];
-}
-
-/** What a model is opened from, once it is open. */
-interface Parts {
-  spec: ModelSpec;
-  backend: Backend;
-  tokenizer: Tokenizer | undefined;
-  config: GenerationConfig;
 }
 
 /**
@@ -102,14 +59,12 @@ export class LLM {
   /** What the graph says of the model. */
   readonly spec: ModelSpec;
   readonly #engine: Engine;
-  readonly #backend: Backend;
   readonly #tokenizer: Tokenizer | undefined;
   readonly #config: GenerationConfig;
 
-  private constructor({ spec, backend, tokenizer, config }: Parts) {
+  private constructor({ spec, backend, tokenizer, config }: OpenedModel) {
     this.info = backend.info;
     this.spec = spec;
-    this.#backend = backend;
     this.#tokenizer = tokenizer;
     this.#config = config;
     this.#engine = new Engine(backend, new Sampler(spec.vocabSize), spec.vocabSize);
@@ -127,27 +82,7 @@ export class LLM {
    * @throws {CapacityError} If it does not fit the memory.
    */
   static async open(location?: string | URL, options: OpenOptions = {}): Promise<LLM> {
-    const { verify, signal } = options;
-    const model = await ModelPackage.open(location ?? embeddedModel(), { verify, signal });
-    try {
-      const graph = readModel(`${model.address} model.onnx`, await model.readAll("model.onnx"));
-      for (const { file, offset, bytes } of graph.initializers.values()) {
-        model.checkRange(file, offset, bytes);
-      }
-      const spec = modelSpec(graph);
-      const sizes = checkSizes(spec, options);
-      const [tokenizer, config] = await Promise.all([
-        openTokenizer(model),
-        openGenerationConfig(model, options),
-      ]);
-      const { ort, build, onProgress } = options;
-      const backend = options.backend === "ort"
-        ? await openOrtBackend(model, graph, spec, { ...sizes, ort })
-        : await openWasmBackend(model, graph, spec, { ...sizes, build, onLoaded: onProgress });
-      return new LLM({ spec, backend, tokenizer, config });
-    } finally {
-      await model.close();
-    }
+    return new LLM(await openModel(location, options));
   }
 
   /**
@@ -369,65 +304,6 @@ export class LLM {
     }
     return [...tokenIds];
   }
-}
-
-function checkSizes(
-  spec: ModelSpec,
-  { backend = "wasm", contextLength = spec.contextLength, cacheTokens }: OpenOptions,
-): { contextLength: number; cacheTokens: number | undefined } {
-  const check = (field: string, value: number, least: number, most: number) => {
-    if (Number.isInteger(value) && value >= least && value <= most) return;
-    throw new InvalidArgumentError(
-      field,
-      `Cannot open the model: ${field} is ${value}, it can be ${least} to ${most}.`,
-    );
-  };
-  if (backend !== "wasm" && backend !== "ort") {
-    throw new InvalidArgumentError(
-      "backend",
-      `Cannot open the model: backend is ${JSON.stringify(backend)}, it can be "wasm" or "ort".`,
-    );
-  }
-  check("contextLength", contextLength, 1, spec.contextLength);
-  if (cacheTokens !== undefined) check("cacheTokens", cacheTokens, contextLength, 2 ** 31 - 1);
-  return { contextLength, cacheTokens };
-}
-
-async function openTokenizer(model: ModelPackage): Promise<Tokenizer | undefined> {
-  if (!model.has("tokenizer.json")) return undefined;
-  const config: TokenizerConfig = model.has("tokenizer_config.json")
-    ? parseJson(model, "tokenizer_config.json", await model.readText("tokenizer_config.json"))
-    : {};
-  const template = model.has("chat_template.jinja")
-    ? { chat_template: await model.readText("chat_template.jinja") }
-    : {};
-  return Tokenizer.fromJson(await model.readText("tokenizer.json"), { ...config, ...template });
-}
-
-function parseJson(model: ModelPackage, name: string, text: string): TokenizerConfig {
-  try {
-    return JSON.parse(text);
-  } catch (cause) {
-    const message =
-      `Cannot read ${name} in ${model.address}: it is no JSON; export the model again.`;
-    throw new InvalidFileError(name, message, { cause });
-  }
-}
-
-async function openGenerationConfig(
-  model: ModelPackage,
-  options: OpenOptions,
-): Promise<GenerationConfig> {
-  const name = "generation_config.json";
-  const config: GenerationConfig = model.has(name)
-    ? parseGenerationConfig(`${model.address} ${name}`, await model.readText(name))
-    : { defaults: {}, eosTokenIds: [] };
-  if (config.eosTokenIds.length === 0 && model.has("config.json")) {
-    const text = await model.readText("config.json");
-    config.eosTokenIds = parseEosTokenIds(`${model.address} config.json`, text);
-  }
-  if (options.generationConfig === false) config.defaults = {};
-  return config;
 }
 
 function isPromptList(prompts: Prompt | readonly Prompt[]): prompts is readonly Prompt[] {

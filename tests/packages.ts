@@ -3,7 +3,8 @@
  * @module
  */
 import { exportCheckpoint, type ExportOptions } from "../export-tools/export_checkpoint.ts";
-import { LLM, type LLM as Model, type OpenOptions } from "../src/llm.ts";
+import { LLM } from "../src/llm.ts";
+import type { OpenOptions } from "../src/open_model.ts";
 
 /** The shared checkpoints with goldens. */
 export const fixtures: readonly string[] = [
@@ -54,6 +55,6 @@ export async function openFixture(
   name: string,
   options: OpenOptions = {},
   exporting: ExportOptions = { weights: "f32" },
-): Promise<Model> {
+): Promise<LLM> {
   return await LLM.open(await packageOf(name, exporting), options);
 }

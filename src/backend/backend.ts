@@ -58,11 +58,3 @@ export interface Backend {
   /** Frees everything. */
   close(): Promise<void>;
 }
-
-/** How a backend is opened. */
-export interface BackendOptions {
-  /** Largest context of a sequence, tokens; the model's by default. */
-  contextLength?: number;
-  /** Tokens that the cache holds, all sequences together. */
-  cacheTokens?: number;
-}

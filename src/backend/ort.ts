@@ -10,8 +10,15 @@ import { BackendError, type HybridseekError, UnsupportedError } from "../errors.
 import type { ModelPackage } from "../files/model_package.ts";
 import type { ModelSpec } from "../model_spec.ts";
 import type { GraphModel } from "../onnx/read_model.ts";
-import type { Backend, BackendInfo, BackendOptions, BlockCopies, StepResult } from "./backend.ts";
-import { checkStepPlan, type StepLimits, type StepPlan } from "./step_plan.ts";
+import type { Backend, BackendInfo, BlockCopies, StepResult } from "./backend.ts";
+import {
+  checkStepPlan,
+  type StepLimits,
+  stepLimits,
+  type StepPlan,
+  type StepPreferences,
+  type StepSizes,
+} from "./step_plan.ts";
 
 /** What is used of a tensor of onnxruntime-common. */
 export interface OrtTensor {
@@ -38,19 +45,19 @@ export interface OrtModule {
 }
 
 /** Options of {@linkcode openOrtBackend}. */
-export interface OrtBackendOptions extends BackendOptions {
+export interface OrtBackendOptions extends StepSizes {
   /** The runtime's module; `onnxruntime-node`, if it is installed, by default. */
   ort?: OrtModule;
 }
 
-/** Tokens per block of the cache. */
-const BLOCK_SIZE = 16;
-/** Tokens, sequences and rows of logits of a step. */
-const STEP_TOKENS = 512;
-const STEP_SEQUENCES = 256;
-const STEP_LOGIT_ROWS = 256;
-/** The cache that is copied each step takes no more than this by default, bytes. */
-const DEFAULT_CACHE_BYTES = 32 * 1024 * 1024;
+/** The cache is copied each step: it is kept small. */
+const PREFERENCES: StepPreferences = {
+  tokens: 512,
+  sequences: 256,
+  logitRows: 256,
+  blockSize: 16,
+  cacheBytes: 32 * 1024 * 1024,
+};
 /** Not written into the import: nothing depends on the package unless this backend is asked for. */
 const NODE_PACKAGE = "onnxruntime-node";
 const NODE_PACKAGE_VERSION = "1.30.0";
@@ -98,7 +105,7 @@ export async function openOrtBackend(
       { cause },
     );
   }
-  return new OrtBackend(ort, session, graph, spec, stepLimits(spec, options));
+  return new OrtBackend(ort, session, graph, spec, stepLimits(spec, options, PREFERENCES));
 }
 
 async function importOrt(): Promise<OrtModule> {
@@ -118,20 +125,6 @@ async function importOrt(): Promise<OrtModule> {
       `${NODE_PACKAGE}@${NODE_PACKAGE_VERSION}, or pass a module: { backend: "ort", ort }.`,
     { cause: new AggregateError(causes) },
   );
-}
-
-function stepLimits(spec: ModelSpec, options: BackendOptions): StepLimits {
-  const contextLength = options.contextLength ?? spec.contextLength;
-  const affordable = Math.floor(DEFAULT_CACHE_BYTES / spec.cacheBytesPerToken);
-  const cacheTokens = options.cacheTokens ?? Math.max(contextLength, affordable);
-  return {
-    tokens: STEP_TOKENS,
-    sequences: STEP_SEQUENCES,
-    logitRows: STEP_LOGIT_ROWS,
-    contextLength,
-    blocks: 1 + Math.ceil(cacheTokens / BLOCK_SIZE), // and the scratch block
-    blockSize: BLOCK_SIZE,
-  };
 }
 
 class OrtBackend implements Backend {

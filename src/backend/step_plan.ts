@@ -42,6 +42,52 @@ export interface StepLimits {
   blockSize: number;
 }
 
+/** What a backend prefers; the model and the caller may ask for more or less. */
+export interface StepPreferences {
+  /** Tokens of a step. */
+  tokens: number;
+  /** Sequences of a step. */
+  sequences: number;
+  /** Rows of logits of a step, at most 256 by the contract. */
+  logitRows: number;
+  /** P. */
+  blockSize: number;
+  /** What the cache takes unless the caller says otherwise or a context needs more, bytes. */
+  cacheBytes: number;
+}
+
+/** How large a caller wants a model to be opened. */
+export interface StepSizes {
+  /** Largest context of a sequence, tokens; the model's by default. */
+  contextLength?: number;
+  /** Tokens that the cache holds, all sequences together. */
+  cacheTokens?: number;
+}
+
+/** Most contexts that a cache holds by default. */
+const DEFAULT_CONTEXTS = 16;
+
+/**
+ * The limits of a backend for a model.
+ *
+ * @param model Positions and cache of the model.
+ * @param sizes What the caller wants.
+ * @param preferences What the backend prefers.
+ * @returns The limits; the cache has a scratch block besides.
+ */
+export function stepLimits(
+  model: { contextLength: number; cacheBytesPerToken: number },
+  sizes: StepSizes,
+  { tokens, sequences, logitRows, blockSize, cacheBytes }: StepPreferences,
+): StepLimits {
+  const contextLength = sizes.contextLength ?? model.contextLength;
+  const affordable = Math.floor(cacheBytes / model.cacheBytesPerToken);
+  const useful = Math.min(affordable, DEFAULT_CONTEXTS * contextLength);
+  const cacheTokens = sizes.cacheTokens ?? Math.max(contextLength, useful);
+  const blocks = 1 + Math.ceil(cacheTokens / blockSize);
+  return { tokens, sequences, logitRows, contextLength, blocks, blockSize };
+}
+
 /**
  * Checks a step before a backend runs it: kernels trust their indices.
  *

@@ -4,7 +4,7 @@
  * @module
  */
 import { InvalidFileError, UnsupportedError } from "../errors.ts";
-import type { FileSource } from "./source.ts";
+import type { FileSource } from "./file_source.ts";
 
 /** What is used of an open file of `node:fs/promises`. */
 interface OpenFile {

@@ -11,7 +11,8 @@ import {
   type ManifestFile,
   parseManifest,
 } from "./manifest.ts";
-import { type FileSource, openSource } from "./source.ts";
+import type { FileSource } from "./file_source.ts";
+import { openSource } from "./open_source.ts";
 
 /** Chunks that are kept because the next read may want the rest of them. */
 const KEPT_CHUNKS = 3;

@@ -3,7 +3,7 @@
  * @module
  */
 import { InvalidFileError } from "../errors.ts";
-import type { FileSource } from "./source.ts";
+import type { FileSource } from "./file_source.ts";
 
 /** Largest file that is taken whole from a server that does not serve ranges, bytes. */
 const MAX_WHOLE_BYTES = 256 * 1024 * 1024;

@@ -12,7 +12,7 @@ import {
   UnsupportedError,
 } from "../../mod.ts";
 import { openFixture, temporaryPath } from "../packages.ts";
-import { needsShared } from "../text/shared_files.ts";
+import { needsShared } from "../shared.ts";
 
 const STORY = "Once upon a time there was";
 const greedy: SamplingParams = { temperature: 0, maxTokens: 24 };

@@ -3,7 +3,7 @@
  */
 import { strict as assert } from "node:assert";
 import { checkpointFolder, temporaryPath } from "../packages.ts";
-import { needsShared } from "../text/shared_files.ts";
+import { needsShared } from "../shared.ts";
 
 const main = new URL("../../src/cli/main.ts", import.meta.url).pathname;
 

@@ -3,7 +3,7 @@
  * those of the papers' model cards, file limits, and what the softmax scale must be.
  */
 import { strict as assert } from "node:assert";
-import { architectureOf } from "../../export-tools/architectures/architecture.ts";
+import { architectureOf } from "../../export-tools/architectures/registry.ts";
 import { DecoderBuilder } from "../../export-tools/architectures/decoder_builder.ts";
 import { layOut } from "../../export-tools/data_layout.ts";
 import { ModelConfig } from "../../export-tools/model_config.ts";

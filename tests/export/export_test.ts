@@ -7,7 +7,7 @@ import { type HybridseekError, InvalidFileError, UnsupportedError } from "../../
 import { CHUNK_BYTES, type Manifest, parseManifest } from "../../src/files/manifest.ts";
 import { LLM } from "../../src/llm.ts";
 import { fixtures, packageOf, temporaryPath } from "../packages.ts";
-import { needsShared } from "../text/shared_files.ts";
+import { needsShared } from "../shared.ts";
 import {
   checkpointOf,
   type NewTensor,

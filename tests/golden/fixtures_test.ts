@@ -13,7 +13,7 @@ import { readModel } from "../../src/onnx/read_model.ts";
 import { LLM } from "../../src/llm.ts";
 import { fixtures, openFixture, packageOf, ways } from "../packages.ts";
 import { readSafetensors, type Tensor } from "../safetensors_values.ts";
-import { needsShared } from "../text/shared_files.ts";
+import { needsShared } from "../shared.ts";
 
 interface Golden {
   prompts: { input_ids: number[]; greedy: number[]; greedy_min_gap: number }[];

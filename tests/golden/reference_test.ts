@@ -6,7 +6,7 @@ import { strict as assert } from "node:assert";
 import type { LLM } from "../../src/llm.ts";
 import { openFixture, ways } from "../packages.ts";
 import { readSafetensors } from "../safetensors_values.ts";
-import { needsShared, readShared } from "../text/shared_files.ts";
+import { needsShared, readShared } from "../shared.ts";
 
 interface Generation {
   prompt: string;

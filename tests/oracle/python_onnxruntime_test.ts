@@ -8,7 +8,7 @@ import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import { ModelProtoSchema } from "../../src/onnx/onnx_pb.ts";
 import { bodyModel, opCases } from "../ops/op_case.ts";
 import { checkpointFolder, fixtures, packageOf, temporaryPath } from "../packages.ts";
-import { hasShared } from "../text/shared_files.ts";
+import { hasShared } from "../shared.ts";
 
 const python = Deno.env.get("HYBRIDSEEK_PYTHON");
 

@@ -6,12 +6,8 @@
  */
 import { strict as assert } from "node:assert";
 import { Tokenizer } from "../../src/text/tokenizer.ts";
-import {
-  hasShared,
-  openTokenizer,
-  readTokenizerJson,
-  tokenizerNames,
-} from "../text/shared_files.ts";
+import { hasShared } from "../shared.ts";
+import { openTokenizer, readTokenizerJson, tokenizerNames } from "../text/real_tokenizers.ts";
 import { addedToken, byteCharacters, type Json, tinyTokenizer } from "../text/tiny_tokenizer.ts";
 
 const python = Deno.env.get("HYBRIDSEEK_PYTHON");

@@ -2,13 +2,8 @@
  * Every dialogue of the shared goldens: rendered by transformers (Python's Jinja), ids by tokenizers.
  */
 import { strict as assert } from "node:assert";
-import {
-  hasShared,
-  needsShared,
-  openTokenizer,
-  readShared,
-  type TokenizerName,
-} from "./shared_files.ts";
+import { hasShared, needsShared, readShared } from "../shared.ts";
+import { openTokenizer, type TokenizerName } from "./real_tokenizers.ts";
 import type { ChatMessage } from "../../src/text/chat_message.ts";
 import { ChatTemplate } from "../../src/text/chat_template.ts";
 

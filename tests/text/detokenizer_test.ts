@@ -1,8 +1,9 @@
 import { strict as assert } from "node:assert";
-import fc from "npm:fast-check@4.10.2";
+import fc from "fast-check";
 import { Detokenizer } from "../../src/text/detokenizer.ts";
 import { Tokenizer } from "../../src/text/tokenizer.ts";
-import { needsShared, openTokenizer, tokenizerNames } from "./shared_files.ts";
+import { needsShared } from "../shared.ts";
+import { openTokenizer, tokenizerNames } from "./real_tokenizers.ts";
 import { tinyTokenizer } from "./tiny_tokenizer.ts";
 
 /** Ids 0 to 255 are the bytes. */

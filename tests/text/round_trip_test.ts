@@ -1,7 +1,8 @@
 import { strict as assert } from "node:assert";
-import fc from "npm:fast-check@4.10.2";
+import fc from "fast-check";
 import { Detokenizer } from "../../src/text/detokenizer.ts";
-import { needsShared, openTokenizer } from "./shared_files.ts";
+import { needsShared } from "../shared.ts";
+import { openTokenizer } from "./real_tokenizers.ts";
 
 /** Text of every kind; the arbitrary shrinks to short ASCII. */
 const text = fc.string({ unit: "binary", maxLength: 200 });

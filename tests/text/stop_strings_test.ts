@@ -1,5 +1,5 @@
 import { strict as assert } from "node:assert";
-import fc from "npm:fast-check@4.10.2";
+import fc from "fast-check";
 import { InvalidArgumentError } from "../../src/errors.ts";
 import { StopStrings } from "../../src/text/stop_strings.ts";
 

@@ -2,13 +2,8 @@
  * Every line of the shared goldens, whose ids are Hugging Face `tokenizers`'.
  */
 import { strict as assert } from "node:assert";
-import {
-  hasShared,
-  needsShared,
-  openTokenizer,
-  readShared,
-  tokenizerNames,
-} from "./shared_files.ts";
+import { hasShared, needsShared, readShared } from "../shared.ts";
+import { openTokenizer, tokenizerNames } from "./real_tokenizers.ts";
 
 interface GoldenLine {
   text: string;

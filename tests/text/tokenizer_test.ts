@@ -2,7 +2,8 @@ import { strict as assert } from "node:assert";
 import { BackendError, InvalidArgumentError } from "../../src/errors.ts";
 import { Tokenizer } from "../../src/text/tokenizer.ts";
 import type { TokenizerConfig } from "../../src/text/tokenizer_config.ts";
-import { needsShared, openTokenizer } from "./shared_files.ts";
+import { needsShared } from "../shared.ts";
+import { openTokenizer } from "./real_tokenizers.ts";
 import { addedToken, type Json, tinyTokenizer } from "./tiny_tokenizer.ts";
 
 const BOS = 258;

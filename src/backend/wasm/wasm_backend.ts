@@ -6,8 +6,15 @@ import { BackendError, type HybridseekError } from "../../errors.ts";
 import type { ModelPackage } from "../../files/model_package.ts";
 import type { ModelSpec } from "../../model_spec.ts";
 import type { GraphModel } from "../../onnx/read_model.ts";
-import type { Backend, BackendInfo, BackendOptions, BlockCopies, StepResult } from "../backend.ts";
-import { checkStepPlan, type StepLimits, type StepPlan } from "../step_plan.ts";
+import type { Backend, BackendInfo, BlockCopies, StepResult } from "../backend.ts";
+import {
+  checkStepPlan,
+  type StepLimits,
+  stepLimits,
+  type StepPlan,
+  type StepPreferences,
+  type StepSizes,
+} from "../step_plan.ts";
 import { compileProgram, type Program, type StepInput } from "./compile_program.ts";
 import {
   type EngineBuild,
@@ -19,23 +26,19 @@ import { checkFits, type MemoryPlan, planMemory, TENSOR_ROW_BYTES } from "./memo
 import { growMemory, loadWeights, type OnLoaded, stagingBytes } from "./weight_loader.ts";
 import { nextTask } from "./next_task.ts";
 
-/** Tokens per block of the cache. */
-const BLOCK_SIZE = 16;
-/** Tokens of a step: chunks long enough that weights are read rarely, short enough to stop soon. */
-const STEP_TOKENS = 256;
-/** Sequences of a step; each has at least one token of it. */
-const STEP_SEQUENCES = 256;
-/** Most rows of logits that the step contract allows. */
-const MAX_LOGIT_ROWS = 256;
-/** Memory that the logits may take, bytes: with a large vocabulary fewer rows fit a step. */
+/** Steps long enough that weights are read rarely, short enough to stop soon. */
+const PREFERENCES: StepPreferences = {
+  tokens: 256,
+  sequences: 256,
+  logitRows: 256,
+  blockSize: 16,
+  cacheBytes: 128 * 1024 * 1024,
+};
+/** Memory that the logits of a step may take, bytes. */
 const LOGIT_BYTES = 64 * 1024 * 1024;
-/** The cache takes this much if the context is shorter, bytes. */
-const DEFAULT_CACHE_BYTES = 128 * 1024 * 1024;
-/** Most contexts that the default cache holds. */
-const DEFAULT_CONTEXTS = 16;
 
 /** Options of {@linkcode openWasmBackend}. */
-export interface WasmBackendOptions extends BackendOptions {
+export interface WasmBackendOptions extends StepSizes {
   /** Build of the engine; the best one that the runtime accepts by default. */
   build?: EngineBuild;
   /** Told of the bytes read so far and in all while loading. */
@@ -81,29 +84,19 @@ export async function openWasmBackend(
 export function planWasmBackend(
   graph: GraphModel,
   spec: ModelSpec,
-  options: BackendOptions,
+  options: StepSizes,
   engine: EngineExports = instantiateEngine().exports,
 ): { limits: StepLimits; program: Program; plan: MemoryPlan } {
-  const limits = stepLimits(spec, options);
+  const limits = stepLimits(spec, options, preferences(spec));
   const program = compileProgram(graph, limits, engine);
   const staging = stagingBytes(program.loads);
   return { limits, program, plan: planMemory(program, Number(engine.__heap_base.value), staging) };
 }
 
-function stepLimits(spec: ModelSpec, options: BackendOptions): StepLimits {
-  const contextLength = options.contextLength ?? spec.contextLength;
-  const affordable = Math.floor(DEFAULT_CACHE_BYTES / spec.cacheBytesPerToken);
-  const cacheTokens = options.cacheTokens ??
-    Math.max(contextLength, Math.min(affordable, DEFAULT_CONTEXTS * contextLength));
-  const logitRows = Math.floor(LOGIT_BYTES / (spec.vocabSize * 4));
-  return {
-    tokens: STEP_TOKENS,
-    sequences: STEP_SEQUENCES,
-    logitRows: Math.min(Math.max(logitRows, 1), MAX_LOGIT_ROWS),
-    contextLength,
-    blocks: 1 + Math.ceil(cacheTokens / BLOCK_SIZE), // and the scratch block
-    blockSize: BLOCK_SIZE,
-  };
+/** With a large vocabulary fewer rows of logits fit a step. */
+function preferences({ vocabSize }: ModelSpec): StepPreferences {
+  const logitRows = Math.floor(LOGIT_BYTES / (vocabSize * 4));
+  return { ...PREFERENCES, logitRows: Math.min(Math.max(logitRows, 1), PREFERENCES.logitRows) };
 }
 
 function progress(program: Program, { onLoaded }: WasmBackendOptions): OnLoaded {

