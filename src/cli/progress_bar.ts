@@ -27,10 +27,16 @@ export interface ProgressBar {
 export function progressBar(label: string): ProgressBar {
   if (!process.stderr.isTTY) return { update() {}, stop() {} };
   const began = performance.now();
-  const format =
-    `${label} {bar} {percentage}% | {done}/{total} MiB | {rate} MiB/s | {eta_formatted} left`;
+  const figures =
+    "{percentage}% | {doneMiB} of {totalMiB} MiB | {rate} MiB/s | {eta_formatted} left";
   const bar = new SingleBar(
-    { format, stream: process.stderr, clearOnComplete: true, hideCursor: true, etaBuffer: 50 },
+    {
+      format: `${label} {bar} ${figures}`,
+      stream: process.stderr,
+      clearOnComplete: true,
+      hideCursor: true,
+      etaBuffer: 50,
+    },
     Presets.shades_classic,
   );
   let started = false;
@@ -39,8 +45,8 @@ export function progressBar(label: string): ProgressBar {
       const elapsedMs = performance.now() - began;
       if (!started && elapsedMs < DELAY_MS) return;
       const payload = {
-        done: (doneBytes / MIB).toFixed(0),
-        total: (totalBytes / MIB).toFixed(0),
+        doneMiB: (doneBytes / MIB).toFixed(0),
+        totalMiB: (totalBytes / MIB).toFixed(0),
         rate: (doneBytes / MIB / (elapsedMs / 1000)).toFixed(0),
       };
       if (!started) bar.start(totalBytes, doneBytes, payload);
