@@ -57,6 +57,8 @@ async function chat(words: string[], options: ChatOptions) {
 
 async function converse(llm: LLM, messages: ChatMessage[], params: SamplingParams) {
   const lines = createInterface({ input: process.stdin, output: process.stderr });
+  // The terminal is in raw mode: Ctrl-C comes as a key. From here on it is the signal again.
+  lines.on("SIGINT", () => process.emit("SIGINT"));
   try {
     for (let line = await ask(lines); line !== undefined; line = await ask(lines)) {
       if (line.trim() === "/bye") break;
@@ -73,14 +75,16 @@ async function converse(llm: LLM, messages: ChatMessage[], params: SamplingParam
 async function ask(lines: Interface): Promise<string | undefined> {
   const controller = new AbortController();
   const end = () => controller.abort();
-  lines.once("close", end).once("SIGINT", end);
+  lines.once("close", end);
+  process.on("SIGINT", end);
   try {
     return await lines.question("> ", { signal: controller.signal });
   } catch {
     process.stderr.write("\n");
     return undefined;
   } finally {
-    lines.off("close", end).off("SIGINT", end);
+    lines.off("close", end);
+    process.off("SIGINT", end);
   }
 }
 
