@@ -17,9 +17,13 @@ const modules = new Map<WasmModuleName, WebAssembly.Module>();
  * @param module The compiled `wasm/dist/<name>.wasm`.
  * @example
  * ```ts
- * import { provideWasmModule } from "@hybridseek/hybridseek";
- * const empty = new WebAssembly.Module(new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0]));
- * provideWasmModule("engine_relaxed", empty); // a Worker passes what it imported
+ * import { provideWasmModule, type WasmModuleName } from "@hybridseek/hybridseek";
+ * // A Worker passes what it imported: `import engine from "….wasm"`.
+ * function provideAll(imported: Record<WasmModuleName, WebAssembly.Module>) {
+ *   for (const [name, module] of Object.entries(imported)) {
+ *     provideWasmModule(name as WasmModuleName, module);
+ *   }
+ * }
  * ```
  */
 export function provideWasmModule(name: WasmModuleName, module: WebAssembly.Module): void {

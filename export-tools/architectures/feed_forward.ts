@@ -100,6 +100,7 @@ export function mixtureFeedForward(b: DecoderBuilder, routing: Routing): LayerPa
           groups,
           top_groups: topGroups,
           normalize: normalize ? 1 : 0,
+          // DeepSeek's own code normalizes the weights or scales them, never both.
           scaling: { float: normalize ? 1 : routing.scaling },
           first_expert: first,
         },
