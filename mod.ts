@@ -17,6 +17,7 @@
 export type { BackendInfo, BackendName } from "./src/backend/backend.ts";
 export type { OrtModule, OrtSession, OrtTensor } from "./src/backend/ort.ts";
 export type { EngineBuild } from "./src/backend/wasm/engine_module.ts";
+export type { CacheType } from "./src/backend/wasm/opcodes.ts";
 export type { FinishReason } from "./src/engine/generation.ts";
 export * from "./src/errors.ts";
 export * from "./src/inspect.ts";

@@ -99,7 +99,7 @@ function report(address: string, graph: GraphModel, contextLength: number | unde
       `Cannot inspect ${address}: contextLength is ${wanted}, it can be 1 to ${spec.contextLength}.`,
     );
   }
-  const { plan } = planWasmBackend(graph, spec, { contextLength: wanted, cacheTokens: wanted });
+  const { plan } = planWasmBackend(graph, spec, { contextLength: wanted, cacheTokens: wanted }, 1);
   const { weights, cache, ...work } = plan.bytes;
   const workBytes = Object.values(work).reduce((sum, bytes) => sum + bytes, 0);
   const initializers = [...graph.initializers.values()];

@@ -2,9 +2,10 @@
  * From a package to everything that a model is made of.
  * @module
  */
-import type { Backend, BackendName } from "./backend/backend.ts";
+import type { Backend, BackendInfo, BackendName } from "./backend/backend.ts";
 import { openOrtBackend, type OrtModule } from "./backend/ort.ts";
 import type { EngineBuild } from "./backend/wasm/engine_module.ts";
+import type { CacheType } from "./backend/wasm/opcodes.ts";
 import { openWasmBackend } from "./backend/wasm/wasm_backend.ts";
 import { InvalidArgumentError, InvalidFileError } from "./errors.ts";
 import { embeddedModel } from "./files/embedded_model.ts";
@@ -30,6 +31,15 @@ export interface OpenOptions {
   ort?: OrtModule;
   /** For `wasm`: a certain build of the engine; the best one that the runtime accepts by default. */
   build?: EngineBuild;
+  /**
+   * For `wasm`: how many threads compute, 1 to 64, as workers that share one memory. By default one per
+   * core; the caller's own thread for a small model and where threads can not be had.
+   */
+  threads?: number;
+  /** For `wasm`: memory that may be taken, bytes; what the runtime grants by default. */
+  memoryBytes?: number;
+  /** For `wasm`: how the cache is stored, `f32` (the default), `bf16` or `int8`. */
+  cacheType?: CacheType;
   /** Most tokens of a sequence, 1 to the model's own (the default). */
   contextLength?: number;
   /** Tokens that the cache holds, all sequences together; at least one context. */
@@ -38,6 +48,8 @@ export interface OpenOptions {
   generationConfig?: false;
   /** `false`: files are not compared with the package's hashes. */
   verify?: boolean;
+  /** For `wasm`: told what was chosen and what it takes, before anything is loaded. */
+  onPlan?: (info: BackendInfo) => void;
   /** Told of the bytes loaded so far and in all. */
   onProgress?: (doneBytes: number, totalBytes: number) => void;
   /** Stops opening. */
@@ -81,11 +93,13 @@ export async function openModel(
     if (tokenizer && config.eosTokenIds.length === 0 && tokenizer.eosTokenId !== undefined) {
       config.eosTokenIds = [tokenizer.eosTokenId];
     }
-    const { ort, build, onProgress } = options;
+    const { ort, onProgress: onLoaded } = options;
+    const { build, threads, memoryBytes, cacheType, onPlan } = options;
+    const wasm = { build, threads, memoryBytes, cacheType, onPlan, onLoaded };
     try {
       const backend = options.backend === "ort"
         ? await openOrtBackend(model, graph, spec, { ...sizes, ort })
-        : await openWasmBackend(model, graph, spec, { ...sizes, build, onLoaded: onProgress });
+        : await openWasmBackend(model, graph, spec, { ...sizes, ...wasm });
       return { spec, backend, tokenizer, config };
     } catch (error) {
       tokenizer?.free();

@@ -5,7 +5,14 @@
  */
 
 /** The WebAssembly modules of this library. */
-export type WasmModuleName = "engine" | "engine_relaxed" | "sampler" | "tokenizer";
+export type WasmModuleName =
+  | "engine"
+  | "engine_relaxed"
+  | "engine_threads"
+  | "engine_threads_relaxed"
+  | "engine_memory64"
+  | "sampler"
+  | "tokenizer";
 
 const modules = new Map<WasmModuleName, WebAssembly.Module>();
 

@@ -12,7 +12,7 @@ export interface Artifact {
   sources: string[];
   /** How it is built. */
   tool:
-    | { kind: "cargo"; crate: string; features: string }
+    | { kind: "cargo"; crate: string; addressBits: 32 | 64; threads: boolean; relaxed: boolean }
     | { kind: "wasm-pack"; crate: string }
     | { kind: "asc"; entry: string };
 }
@@ -27,18 +27,22 @@ export interface Sidecar {
 
 const rust = ["Cargo.toml", "Cargo.lock"];
 
+/** A build of the engine. */
+function engine(
+  name: string,
+  build: { addressBits: 32 | 64; threads: boolean; relaxed: boolean },
+): Artifact {
+  const sources = [...rust, "engine/Cargo.toml", "engine/src"];
+  return { name, sources, tool: { kind: "cargo", crate: "hybridseek-engine", ...build } };
+}
+
 /** Every committed module. */
 export const artifacts: Artifact[] = [
-  {
-    name: "engine",
-    sources: [...rust, "engine/Cargo.toml", "engine/src"],
-    tool: { kind: "cargo", crate: "hybridseek-engine", features: "+simd128" },
-  },
-  {
-    name: "engine_relaxed",
-    sources: [...rust, "engine/Cargo.toml", "engine/src"],
-    tool: { kind: "cargo", crate: "hybridseek-engine", features: "+simd128,+relaxed-simd" },
-  },
+  engine("engine", { addressBits: 32, threads: false, relaxed: false }),
+  engine("engine_relaxed", { addressBits: 32, threads: false, relaxed: true }),
+  engine("engine_threads", { addressBits: 32, threads: true, relaxed: false }),
+  engine("engine_threads_relaxed", { addressBits: 32, threads: true, relaxed: true }),
+  engine("engine_memory64", { addressBits: 64, threads: true, relaxed: true }),
   {
     name: "tokenizer",
     sources: [...rust, "tokenizer/Cargo.toml", "tokenizer/src"],

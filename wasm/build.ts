@@ -29,8 +29,14 @@ const OPTIMIZED_FEATURES = ([
   "ReferenceTypes",
   "Multivalue",
 ] as const).reduce((mask, name) => mask | binaryen.Features[name], 0);
-/** Symbols an engine module exports beside its functions: where its stack and free memory begin. */
+/** The engine's memory comes from outside; free memory begins behind its stack and constants. */
 const LINK = ["--import-memory", "--export=__heap_base", "-zstack-size=262144"];
+/** Every thread sets its own stack. V8 grants 16 GiB to 64-bit addresses. */
+const LINK_THREADS = (addressBits: 32 | 64) => [
+  "--shared-memory",
+  `--max-memory=${addressBits === 64 ? 2 ** 34 : 2 ** 32}`,
+  "--export=__stack_pointer",
+];
 /** A panic is a trap and nothing else: no text, and no line numbers that would change with a comment. */
 const NO_PANIC_TEXT = ["-Zunstable-options", "-Cpanic=immediate-abort", "-Zlocation-detail=none"];
 
@@ -57,13 +63,13 @@ async function cargoEnvironment(rustflags: string[]): Promise<Record<string, str
     `--remap-path-prefix=${home}=cargo`,
     `--remap-path-prefix=${wasmFolder.pathname}=wasm/`,
   ];
-  return {
-    RUSTC_BOOTSTRAP: "1",
-    CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS: flags.join(" "),
-    ...(await onPath("wasm-ld-19")
-      ? { CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER: "wasm-ld-19" }
-      : {}),
-  };
+  const variables: Record<string, string> = { RUSTC_BOOTSTRAP: "1" };
+  const hasLinker = await onPath("wasm-ld-19");
+  for (const target of ["WASM32", "WASM64"]) {
+    variables[`CARGO_TARGET_${target}_UNKNOWN_UNKNOWN_RUSTFLAGS`] = flags.join(" ");
+    if (hasLinker) variables[`CARGO_TARGET_${target}_UNKNOWN_UNKNOWN_LINKER`] = "wasm-ld-19";
+  }
+  return variables;
 }
 
 /** Builds into `folder`: `<name>.wasm` and, from wasm-pack, its glue `<name>_glue.{js,d.ts}`. */
@@ -82,19 +88,20 @@ async function build({ name, tool }: Artifact, folder: string) {
     ];
     await run(Deno.execPath(), ["run", "-A", ASSEMBLYSCRIPT, tool.entry, "-o", wasm, ...options]);
   } else if (tool.kind === "cargo") {
+    const { crate, addressBits, threads, relaxed } = tool;
+    const features = ["+simd128", relaxed && "+relaxed-simd", threads && "+atomics,+bulk-memory"];
+    const link = [...LINK, ...(threads ? LINK_THREADS(addressBits) : [])];
     const rustflags = [
-      `-Ctarget-feature=${tool.features}`,
-      ...LINK.map((flag) => `-Clink-arg=${flag}`),
+      `-Ctarget-feature=${features.filter(Boolean).join()}`,
+      ...link.map((flag) => `-Clink-arg=${flag}`),
       ...NO_PANIC_TEXT,
     ];
-    const target = `target/${name}`;
+    const triple = `wasm${addressBits}-unknown-unknown`;
     await run("cargo", [
-      ...["build", "--release", "--locked", "-p", tool.crate, "--target", "wasm32-unknown-unknown"],
-      ...["-Zbuild-std=core", "--target-dir", target],
+      ...["build", "--release", "--locked", "-p", crate, "--target", triple],
+      ...["-Zbuild-std=core", "--target-dir", `target/${name}`],
     ], await cargoEnvironment(rustflags));
-    const built = `target/${name}/wasm32-unknown-unknown/release/${
-      tool.crate.replaceAll("-", "_")
-    }.wasm`;
+    const built = `target/${name}/${triple}/release/${crate.replaceAll("-", "_")}.wasm`;
     await Deno.copyFile(new URL(built, wasmFolder), wasm);
   } else {
     const out = await Deno.makeTempDir();

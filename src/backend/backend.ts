@@ -17,6 +17,8 @@ export interface BackendInfo {
   threads: number;
   /** Why not more. */
   threadsReason: string;
+  /** How the cache is stored. */
+  cacheType: string;
   /** Memory by what it is for, bytes. */
   bytes: Readonly<Record<string, number>>;
 }

@@ -163,6 +163,7 @@ class OrtBackend implements Backend {
       build: "function bodies",
       threads: 0,
       threadsReason: "ONNX Runtime chooses by itself",
+      cacheType: "f32",
       bytes: { cache: spec.cacheBytesPerToken * cacheTokens },
     };
   }

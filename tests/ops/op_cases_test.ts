@@ -5,9 +5,11 @@
 import { strict as assert } from "node:assert";
 import type { OrtModule } from "../../src/backend/ort.ts";
 import { compileProgram } from "../../src/backend/wasm/compile_program.ts";
-import { type EngineBuild, instantiateEngine } from "../../src/backend/wasm/engine_module.ts";
-import { planMemory, TENSOR_ROW_BYTES } from "../../src/backend/wasm/memory_plan.ts";
-import { growMemory, loadWeights, stagingBytes } from "../../src/backend/wasm/weight_loader.ts";
+import { type EngineBuild, engineSizes } from "../../src/backend/wasm/engine_module.ts";
+import { startRunner } from "../../src/backend/wasm/engine_runner.ts";
+import { planMemory, writeJob, writeSizes } from "../../src/backend/wasm/memory_plan.ts";
+import { loadWeights, stagingBytes } from "../../src/backend/wasm/weight_loader.ts";
+import { WorkerTeam } from "../../src/backend/wasm/worker_team.ts";
 import type { ModelPackage } from "../../src/files/model_package.ts";
 import { readModel } from "../../src/onnx/read_model.ts";
 import type { Values } from "../safetensors_values.ts";
@@ -24,12 +26,11 @@ import {
 } from "./op_case.ts";
 
 for (const opCase of opCases()) {
-  for (const build of ["simd", "relaxed-simd"] as const) {
-    Deno.test(`${opCase.name}: the ${build} kernels give the float64 results`, async () => {
-      const results = await runKernels(opCase, build);
-      for (const [name, got] of results) compare(opCase, name, got, "kernel");
-    });
-  }
+  Deno.test(`${opCase.name}: the kernels give the float64 results`, async () => {
+    for (const [name, got] of await runKernels(opCase, "simd")) {
+      compare(opCase, name, got, "kernel");
+    }
+  });
   Deno.test(`${opCase.name}: the body gives the float64 results on stock ONNX Runtime`, async () => {
     const results = await runBody(opCase, bodyModel(opCase));
     assert.equal(results.size, opCase.outputs.size);
@@ -37,15 +38,26 @@ for (const opCase of opCases()) {
   });
 }
 
-Deno.test("the two builds of the engine give the same bits", async () => {
-  for (const opCase of opCases()) {
-    const [plain, relaxed] = await Promise.all([
-      runKernels(opCase, "simd"),
-      runKernels(opCase, "relaxed-simd"),
-    ]);
-    assert.deepEqual(relaxed, plain, opCase.name);
-  }
-});
+for (
+  const [build, threads] of [
+    ["relaxed-simd", 1],
+    ["threads-simd", 1],
+    ["threads-simd", 3],
+    ["threads-relaxed-simd", 2],
+    ["memory64", 1],
+    ["memory64", 5],
+  ] as const
+) {
+  Deno.test(`build ${build} with ${threads} threads gives the bits of build simd`, async () => {
+    for (const opCase of opCases()) {
+      const [plain, other] = [
+        await runKernels(opCase, "simd"),
+        await runKernels(opCase, build, threads),
+      ];
+      assert.deepEqual(other, plain, opCase.name);
+    }
+  });
+}
 
 Deno.test("a body with one op exchanged no longer gives the float64 results", async () => {
   // What shows that the bodies are what runs: each of these small changes must be seen.
@@ -101,7 +113,12 @@ async function runBody(opCase: OpCase, model: Uint8Array): Promise<Map<string, V
   return new Map(Object.entries(results).map(([name, { data }]) => [name, data as Values]));
 }
 
-async function runKernels(opCase: OpCase, build: EngineBuild): Promise<Map<string, Values>> {
+/** Runs the kernels on the caller's thread, or on a team of workers. */
+async function runKernels(
+  opCase: OpCase,
+  build: EngineBuild,
+  threads?: number,
+): Promise<Map<string, Values>> {
   const { bytes, data } = kernelModel(opCase);
   const graph = readModel(opCase.name, bytes);
   const input = (name: string) => opCase.inputs.get(name)!;
@@ -111,7 +128,7 @@ async function runKernels(opCase: OpCase, build: EngineBuild): Promise<Map<strin
   const blockSize = caches[0]?.[1].dims[1] ?? 1;
   const tableWidth = opCase.inputs.get("block_tables")?.dims[1] ?? 0;
   const sequences = contexts?.length ?? 0;
-  const engine = instantiateEngine(build);
+  const engine = engineSizes();
   const limits = {
     tokens,
     sequences,
@@ -120,25 +137,28 @@ async function runKernels(opCase: OpCase, build: EngineBuild): Promise<Map<strin
     blocks: caches[0]?.[1].dims[0] ?? 1,
     blockSize,
   };
-  const program = compileProgram(graph, limits, engine.exports);
-  const heapBase = engine.exports.__heap_base.value as number;
-  const plan = planMemory(program, heapBase, stagingBytes(program.loads));
-  growMemory(engine.memory, plan.pages);
-  const { buffer } = engine.memory;
+  const options = { limits, threads: threads ?? 1, cacheType: "f32" } as const;
+  const program = compileProgram(graph, options, engine);
+  const plan = planMemory(program, options.threads, {
+    teamBytes: engine.team_bytes(),
+    stagingBytes: stagingBytes(program.loads, engine),
+  });
+  const team = build.startsWith("threads") || build === "memory64"
+    ? await WorkerTeam.start(options.threads)
+    : undefined;
+  const runner = await startRunner(team, build, plan);
+  const { buffer } = runner.memory;
   // Whatever a kernel reads without having written it is NaN.
-  new Uint32Array(buffer, plan.words).fill(0xffffffff);
+  new Uint32Array(buffer, plan.stacks).fill(0xffffffff);
   const source = {
     read: (_: string, offset: number, length: number) =>
       Promise.resolve(data.slice(offset, offset + length)),
-  };
-  await loadWeights(source as unknown as ModelPackage, program.loads, engine, plan, () => {});
+  } as unknown as ModelPackage;
+  await loadWeights(source, program.loads, engine, runner, plan, () => {});
 
-  new Uint32Array(buffer, plan.words).set(program.words);
-  const table = new DataView(buffer, plan.table);
-  for (const [tensor, { bytes }] of program.tensors.entries()) {
-    table.setBigUint64(tensor * TENSOR_ROW_BYTES, BigInt(plan.tensors[tensor]!), true);
-    table.setBigUint64(tensor * TENSOR_ROW_BYTES + 8, BigInt(bytes), true);
-  }
+  const { words, tensors } = program;
+  const table = tensors.map(({ bytes }, tensor) => ({ address: plan.tensors[tensor]!, bytes }));
+  writeJob(runner.memory, plan, plan.step, words, table);
   for (const [name, tensor] of program.inputs) {
     const values = name === "token_ids"
       ? Int32Array.from({ length: tokens }, (_, i) => i)
@@ -148,9 +168,8 @@ async function runKernels(opCase: OpCase, build: EngineBuild): Promise<Map<strin
   for (const [i, [, { values }]] of caches.entries()) {
     new Float32Array(buffer, plan.tensors[program.caches[i]!.tensor]).set(values as Float32Array);
   }
-  new Uint32Array(buffer, plan.sizes).set([tokens, 0, sequences, tableWidth]);
-  const { words, tensors } = program;
-  engine.exports.run(plan.words, words.length, plan.table, tensors.length, plan.sizes);
+  writeSizes(runner.memory, plan, [tokens, 0, sequences, tableWidth]);
+  await runner.run(plan.step.job);
 
   const results = new Map<string, Values>();
   for (const [name, { tensor, type }] of program.outputs) {
@@ -162,5 +181,6 @@ async function runKernels(opCase: OpCase, build: EngineBuild): Promise<Map<strin
     const address = plan.tensors[program.caches[i]!.tensor];
     results.set(`${name}_out`, new Float32Array(buffer, address, values.length).slice());
   }
+  runner.close();
   return results;
 }

@@ -6,8 +6,9 @@
 import { UnsupportedError } from "../../errors.ts";
 import type { GraphModel } from "../../onnx/read_model.ts";
 import type { StepLimits } from "../step_plan.ts";
-import type { EngineExports } from "./engine_module.ts";
+import type { EngineSizes } from "./engine_module.ts";
 import { type Compilation, NodeCompiler, type RowsValue } from "./node_compiler.ts";
+import { CACHE_FORMATS, type CacheType } from "./opcodes.ts";
 import { opKernels } from "./op_kernels.ts";
 import { ProgramBuilder, type TensorId } from "./program_builder.ts";
 
@@ -35,7 +36,7 @@ export interface Program extends Pick<ProgramBuilder, "words" | "tensors" | "loa
  * Compiles a graph.
  *
  * @param graph The graph.
- * @param limits The largest step.
+ * @param options The largest step; how many threads compute; how caches are stored.
  * @param engine Tells how large packed weights and temporary memory are.
  * @returns The program.
  * @throws {UnsupportedError} If a node's op, or the way it is used, has no kernel.
@@ -43,12 +44,14 @@ export interface Program extends Pick<ProgramBuilder, "words" | "tensors" | "loa
  */
 export function compileProgram(
   graph: GraphModel,
-  limits: StepLimits,
-  engine: EngineExports,
+  { limits, threads, cacheType }: { limits: StepLimits; threads: number; cacheType: CacheType },
+  engine: EngineSizes,
 ): Program {
   const compilation: Compilation = {
     file: graph.file,
     limits,
+    threads,
+    cacheType,
     engine,
     builder: new ProgramBuilder(),
     values: new Map(),
@@ -111,7 +114,7 @@ function declareInputs(
 }
 
 function declareCaches(
-  { limits, builder, values }: Compilation,
+  { limits, cacheType, engine, builder, values }: Compilation,
   graph: GraphModel,
 ): Program["caches"] {
   const { blocks, blockSize } = limits;
@@ -123,7 +126,8 @@ function declareCaches(
           "supported is f32.",
       );
     }
-    const blockBytes = blockSize * heads! * width! * 4;
+    const rowBytes = heads! * engine.cache_row_bytes(CACHE_FORMATS[cacheType], width!);
+    const blockBytes = blockSize * rowBytes;
     const tensor = builder.tensor("cache", blocks * blockBytes);
     values.set(input.name, { kind: "cache", tensor, heads: heads!, width: width! });
     return { tensor, blockBytes };

@@ -4,27 +4,46 @@
  */
 import { CapacityError } from "../../errors.ts";
 import type { PlannedTensor } from "./program_builder.ts";
+import { STACK_BYTES } from "./worker_team.ts";
 
 /** Addresses begin at multiples of this, a cache line, bytes. */
 const ALIGNMENT = 64;
 /** WebAssembly's unit of memory, bytes. */
 const PAGE_BYTES = 65536;
-/** Most pages of a memory with 32-bit addresses: 4 GiB. */
-const MAX_PAGES = 65536;
+/** What lies below is the module's: its constants and the stack of the caller's thread, bytes. */
+export const MODULE_BYTES: number = 512 * 1024;
 /** Bytes of a row of the tensor table: address and length, 64 bits each. */
-export const TENSOR_ROW_BYTES = 16;
-/** Bytes of the sizes of a step: four u32. */
-const SIZES_BYTES = 16;
+const TENSOR_ROW_BYTES = 16;
+/** Bytes of a job: three addresses, two counts and the threads, 64 bits each, and four sizes, u32. */
+const JOB_BYTES = 64;
+/** Offset of the sizes in a job. */
+const SIZES_OFFSET = 32;
+/** Words of the program that packs a piece of a weight, and its tensors. */
+const LOADING = { words: 8, tensors: 3 };
 
-/** The layout of a memory. */
-export interface MemoryPlan {
-  /** Address of the program. */
+/** A program's place. */
+export interface JobPlan {
+  /** Address of the job. */
+  job: number;
+  /** Address of the program's words. */
   words: number;
   /** Address of the tensor table. */
   table: number;
-  /** Address of the sizes of the step at hand. */
-  sizes: number;
-  /** Address of each tensor. */
+}
+
+/** The layout of a memory. */
+export interface MemoryPlan {
+  /** The step. */
+  step: JobPlan;
+  /** Packing a piece of a weight. */
+  loading: JobPlan;
+  /** Address of the state of the team of threads. */
+  team: number;
+  /** Address of the first thread's stack. */
+  stacks: number;
+  /** How many threads there are. */
+  threads: number;
+  /** Address of each tensor of the step. */
   tensors: number[];
   /** Address of the memory that weights pass through while they are loaded. */
   staging: number;
@@ -38,24 +57,30 @@ export interface MemoryPlan {
  * Lays out a memory.
  *
  * @param program Words and tensors.
- * @param heapBase Where free memory begins.
- * @param stagingBytes How much weights need to pass through.
+ * @param threads How many threads compute.
+ * @param sizes Bytes of a team's state, and of what weights pass through.
  * @returns The layout, however large.
  */
 export function planMemory(
   program: { words: number[]; tensors: PlannedTensor[] },
-  heapBase: number,
-  stagingBytes: number,
+  threads: number,
+  sizes: { teamBytes: number; stagingBytes: number },
 ): MemoryPlan {
-  let end = heapBase;
+  let end = MODULE_BYTES;
   const place = (bytes: number) => {
     const address = alignUp(end);
     end = address + bytes;
     return address;
   };
-  const words = place(program.words.length * 4);
-  const table = place(program.tensors.length * TENSOR_ROW_BYTES);
-  const sizes = place(SIZES_BYTES);
+  const placeJob = (words: number, tensors: number): JobPlan => ({
+    job: place(JOB_BYTES),
+    words: place(words * 4),
+    table: place(tensors * TENSOR_ROW_BYTES),
+  });
+  const team = place(sizes.teamBytes);
+  const step = placeJob(program.words.length, program.tensors.length);
+  const loading = placeJob(LOADING.words, LOADING.tensors);
+  const stacks = place(threads * STACK_BYTES);
   const programEnd = end;
 
   const addresses = new Array<number>(program.tensors.length).fill(0);
@@ -72,10 +97,52 @@ export function planMemory(
   const activations = arena.bytes + placeAll("input", "output");
   const cache = placeAll("cache");
   const weights = placeAll("weight");
-  const staging = place(stagingBytes);
-  const pages = Math.ceil(end / PAGE_BYTES);
-  const bytes = { program: programEnd, weights, cache, activations, loading: stagingBytes };
-  return { words, table, sizes, tensors: addresses, staging, pages, bytes };
+  const staging = place(sizes.stagingBytes);
+  return {
+    ...{ step, loading, team, stacks, threads, tensors: addresses, staging },
+    pages: Math.ceil(end / PAGE_BYTES),
+    bytes: { program: programEnd, weights, cache, activations, loading: sizes.stagingBytes },
+  };
+}
+
+/**
+ * Writes a job: a program, its tensor table and the team that runs it.
+ *
+ * @param memory The engine's memory.
+ * @param plan The layout.
+ * @param place Which job.
+ * @param words The program.
+ * @param tensors Address and length of each tensor.
+ */
+export function writeJob(
+  memory: WebAssembly.Memory,
+  { team, threads }: MemoryPlan,
+  { job, words: wordsAt, table: tableAt }: JobPlan,
+  words: readonly number[],
+  tensors: readonly { address: number; bytes: number }[],
+): void {
+  new Uint32Array(memory.buffer, wordsAt, words.length).set(words);
+  new BigUint64Array(memory.buffer, tableAt, tensors.length * 2).set(
+    tensors.flatMap(({ address, bytes }) => [BigInt(address), BigInt(bytes)]),
+  );
+  const numbers = new BigUint64Array(memory.buffer, job, JOB_BYTES / 8);
+  numbers.set([wordsAt, words.length, tableAt, tensors.length].map(BigInt));
+  numbers.set([team, threads].map(BigInt), 6);
+}
+
+/**
+ * Writes the sizes of the step at hand into its job.
+ *
+ * @param memory The engine's memory.
+ * @param plan The layout.
+ * @param sizes T, Q, B, M.
+ */
+export function writeSizes(
+  memory: WebAssembly.Memory,
+  plan: MemoryPlan,
+  sizes: [tokens: number, logitRows: number, sequences: number, tableWidth: number],
+): void {
+  new Uint32Array(memory.buffer, plan.step.job + SIZES_OFFSET, sizes.length).set(sizes);
 }
 
 /** Offsets of the values of a step: two share memory where their lifetimes do not overlap. */
@@ -105,21 +172,40 @@ function alignUp(address: number): number {
 }
 
 /**
- * Refuses a plan that 32-bit addresses can not reach.
+ * Refuses a plan that a memory can not hold.
  *
  * @param plan The plan.
- * @throws {CapacityError} If it needs more than 4 GiB.
+ * @param limits Pages that the build can have, and why not more; bytes that the caller grants.
+ * @throws {CapacityError} If it needs more.
  */
-export function checkFits({ pages, bytes }: MemoryPlan): void {
-  if (pages <= MAX_PAGES) return;
-  const mib = (value: number) => `${Math.ceil(value / 2 ** 20)} MiB`;
+export function checkFits(
+  { pages, bytes }: MemoryPlan,
+  limits: { maxPages: number; reason: string; memoryBytes?: number },
+): void {
+  const granted = limits.memoryBytes ?? Infinity;
+  const most = Math.min(limits.maxPages * PAGE_BYTES, granted);
+  if (pages * PAGE_BYTES <= most) return;
   const parts = Object.entries(bytes).map(([part, value]) => `${part} ${mib(value)}`).join(", ");
-  throw new CapacityError(
+  const why = most === granted ? "memoryBytes allows" : `${limits.reason} allows`;
+  throw outOfMemory(`it needs ${mib(pages * PAGE_BYTES)} (${parts}), ${why} ${mib(most)}`);
+}
+
+/**
+ * The error of a model that does not fit.
+ *
+ * @param what What is needed and what there is.
+ * @param cause What led to it.
+ * @returns The error, with the ways out.
+ */
+export function outOfMemory(what: string, cause?: unknown): CapacityError {
+  return new CapacityError(
     "out_of_memory",
-    `Cannot open the model on backend wasm: it needs ${
-      mib(pages * PAGE_BYTES)
-    } (${parts}), there are ` +
-      "4096 MiB; lower contextLength or cacheTokens, export with fewer bits (--weights int4), or use " +
-      `{ backend: "ort" }.`,
+    `Cannot open the model on backend wasm: ${what}; lower contextLength or cacheTokens, take a smaller ` +
+      `cacheType ("bf16", "int8"), export with fewer bits (--weights int4), or use { backend: "ort" }.`,
+    { cause },
   );
+}
+
+function mib(bytes: number): string {
+  return `${Math.ceil(bytes / 2 ** 20)} MiB`;
 }

@@ -6,8 +6,8 @@ import { InvalidFileError, UnsupportedError } from "../../errors.ts";
 import type { DataType } from "../../onnx/data_type.ts";
 import type { GraphNode, Initializer } from "../../onnx/read_model.ts";
 import type { StepLimits } from "../step_plan.ts";
-import type { EngineExports } from "./engine_module.ts";
-import { FORMATS, type RowCount, type WeightFormat } from "./opcodes.ts";
+import type { EngineSizes } from "./engine_module.ts";
+import { type CacheType, FORMATS, type RowCount, type WeightFormat } from "./opcodes.ts";
 import type { ProgramBuilder, TensorId } from "./program_builder.ts";
 
 /** A value with one row per token or per wanted row of logits, f32 or i32 in memory. */
@@ -36,8 +36,12 @@ export interface Compilation {
   readonly file: string;
   /** The largest step. */
   readonly limits: StepLimits;
+  /** How many threads compute. */
+  readonly threads: number;
+  /** How caches are stored. */
+  readonly cacheType: CacheType;
   /** Tells how large packed weights and temporary memory are. */
-  readonly engine: EngineExports;
+  readonly engine: EngineSizes;
   /** The program so far. */
   readonly builder: ProgramBuilder;
   /** What each name stands for. */
@@ -54,13 +58,19 @@ export class NodeCompiler {
   readonly node: GraphNode;
   /** The largest step. */
   readonly limits: StepLimits;
+  /** How many threads compute. */
+  readonly threads: number;
+  /** How caches are stored. */
+  readonly cacheType: CacheType;
   /** Tells how large packed weights and temporary memory are. */
-  readonly engine: EngineExports;
+  readonly engine: EngineSizes;
   readonly #compilation: Compilation;
 
   constructor(compilation: Compilation, node: GraphNode) {
     this.node = node;
     this.limits = compilation.limits;
+    this.threads = compilation.threads;
+    this.cacheType = compilation.cacheType;
     this.engine = compilation.engine;
     this.#compilation = compilation;
   }

@@ -8,7 +8,13 @@
 import type { DataType } from "../../onnx/data_type.ts";
 import type { Initializer } from "../../onnx/read_model.ts";
 import type { NodeCompiler } from "./node_compiler.ts";
-import { FORMATS, type RowCount, TABLE_TYPES, type WeightFormat } from "./opcodes.ts";
+import {
+  CACHE_FORMATS,
+  FORMATS,
+  type RowCount,
+  TABLE_TYPES,
+  type WeightFormat,
+} from "./opcodes.ts";
 import type { Operand, TensorId } from "./program_builder.ts";
 
 /** Compiles a node of each op that has a kernel. */
@@ -138,7 +144,10 @@ export const opKernels: Readonly<Record<string, (c: NodeCompiler) => void>> = {
     const cache = c.cache(10, 1, rank + rope);
     const format = floatFormat(c, kvB);
     const { tokens, contextLength, blockSize } = c.limits;
-    const bytes = c.engine.latent_scratch_bytes(heads, rank, rope, tokens, contextLength);
+    const bytes = c.engine.latent_scratch_bytes(
+      ...[heads, rank, rope] as const,
+      ...[tokens, contextLength, c.threads] as const,
+    );
     const normWeight = c.raw(norm);
     const packed = c.latentUp(format, kvB, { heads, nope, value, rank });
     const y = c.output(0, "tokens", heads * value);
@@ -148,7 +157,7 @@ export const opKernels: Readonly<Record<string, (c: NodeCompiler) => void>> = {
       { float: c.float("scale") },
       { float: c.float("epsilon") },
       ...stepBatch(c, 6),
-      FORMATS[format],
+      ...[FORMATS[format], CACHE_FORMATS[c.cacheType]],
       ...[query.tensor, latent.tensor, normWeight, packed].map((tensor) => ({ tensor })),
       ...[cos.tensor, sin.tensor, cache, y, c.scratch(bytes)].map((tensor) => ({ tensor })),
     ]);
@@ -170,8 +179,11 @@ export const opKernels: Readonly<Record<string, (c: NodeCompiler) => void>> = {
     const value = c.rows(2, groups * valueWidth);
     const [cos, sin] = [c.rows(3, keyWidth / 2), c.rows(4, keyWidth / 2)];
     const [keys, values] = [c.cache(9, groups, keyWidth), c.cache(10, groups, valueWidth)];
-    const { contextLength, blockSize } = c.limits;
-    const bytes = c.engine.paged_scratch_bytes(heads, keyWidth, valueWidth, contextLength);
+    const { tokens, contextLength, blockSize } = c.limits;
+    const bytes = c.engine.paged_scratch_bytes(
+      ...[heads, groups, keyWidth, valueWidth] as const,
+      ...[tokens, contextLength, c.threads] as const,
+    );
     const y = c.output(0, "tokens", heads * valueWidth);
     c.alias(1, c.input(9));
     c.alias(2, c.input(10));
@@ -180,6 +192,7 @@ export const opKernels: Readonly<Record<string, (c: NodeCompiler) => void>> = {
       { float: c.float("scale") },
       c.integer("rotary_interleaved"),
       ...stepBatch(c, 5),
+      CACHE_FORMATS[c.cacheType],
       ...[query.tensor, key.tensor, value.tensor, cos.tensor, sin.tensor].map((tensor) => ({
         tensor,
       })),
@@ -227,6 +240,7 @@ export const opKernels: Readonly<Record<string, (c: NodeCompiler) => void>> = {
       held,
       k,
       tokens,
+      c.threads,
     );
     const packedRouter = c.matrices("f32", router, undefined, [1, experts, hidden]);
     const packedGateUp = stack(gateUpIndex, pairs, hidden, gateUp);

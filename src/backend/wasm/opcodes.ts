@@ -16,7 +16,9 @@ export type Opcode =
   | "copyColumns"
   | "latentAttention"
   | "pagedAttention"
-  | "sparseExperts";
+  | "sparseExperts"
+  | "pack"
+  | "packLatentUp";
 
 /** Opcode and number of operands by name. */
 export const OPCODES: Readonly<Record<Opcode, readonly [opcode: number, operands: number]>> = {
@@ -28,9 +30,11 @@ export const OPCODES: Readonly<Record<Opcode, readonly [opcode: number, operands
   mul: [5, 5], // a, b, width, rows, y
   add: [6, 5], // a, b, width, rows, y
   copyColumns: [7, 6], // x, width, rows, y, its width, offset
-  latentAttention: [8, 22],
-  pagedAttention: [9, 20],
+  latentAttention: [8, 23],
+  pagedAttention: [9, 21],
   sparseExperts: [10, 19],
+  pack: [11, 6], // source, scales, format, rows, columns, packed
+  packLatentUp: [12, 7], // source, format, heads, nope, value, rank, packed
 };
 
 /** Numbers of the weight formats, as in `wasm/engine/src/kernels/matrix.rs`. */
@@ -38,6 +42,12 @@ export const FORMATS = { f32: 0, f16: 1, int8: 2, int4: 3 } as const;
 
 /** Name of a weight format. */
 export type WeightFormat = keyof typeof FORMATS;
+
+/** Numbers of the cache formats, as in `wasm/engine/src/kernels/cache.rs`. */
+export const CACHE_FORMATS = { f32: 0, bf16: 1, int8: 2 } as const;
+
+/** How the elements of a cache are stored. */
+export type CacheType = keyof typeof CACHE_FORMATS;
 
 /** Numbers of the types that GATHER's table can have. */
 export const TABLE_TYPES = { f32: 0, f16: 1, bf16: 2 } as const;

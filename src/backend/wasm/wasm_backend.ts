@@ -2,7 +2,7 @@
  * Backend `wasm`: the engine's kernels in WebAssembly, in every runtime, with nothing to install.
  * @module
  */
-import { BackendError, type HybridseekError } from "../../errors.ts";
+import { BackendError, type HybridseekError, InvalidArgumentError } from "../../errors.ts";
 import type { ModelPackage } from "../../files/model_package.ts";
 import type { ModelSpec } from "../../model_spec.ts";
 import type { GraphModel } from "../../onnx/read_model.ts";
@@ -16,15 +16,12 @@ import {
   type StepSizes,
 } from "../step_plan.ts";
 import { compileProgram, type Program, type StepInput } from "./compile_program.ts";
-import {
-  type EngineBuild,
-  type EngineExports,
-  type EngineInstance,
-  instantiateEngine,
-} from "./engine_module.ts";
-import { checkFits, type MemoryPlan, planMemory, TENSOR_ROW_BYTES } from "./memory_plan.ts";
-import { growMemory, loadWeights, type OnLoaded, stagingBytes } from "./weight_loader.ts";
-import { nextTask } from "./next_task.ts";
+import { bestBuild, BUILDS, type EngineBuild, engineSizes } from "./engine_module.ts";
+import { type EngineRunner, startRunner } from "./engine_runner.ts";
+import { checkFits, type MemoryPlan, planMemory, writeJob, writeSizes } from "./memory_plan.ts";
+import { CACHE_FORMATS, type CacheType } from "./opcodes.ts";
+import { startThreads } from "./threads.ts";
+import { loadWeights, type OnLoaded, stagingBytes } from "./weight_loader.ts";
 
 /** Steps long enough that weights are read rarely, short enough to stop soon. */
 const PREFERENCES: StepPreferences = {
@@ -37,10 +34,22 @@ const PREFERENCES: StepPreferences = {
 /** Memory that the logits of a step may take, bytes. */
 const LOGIT_BYTES = 64 * 1024 * 1024;
 
+/** Sizes that a caller may choose. */
+export interface WasmSizes extends StepSizes {
+  /** How the cache is stored; `f32` by default. */
+  cacheType?: CacheType;
+}
+
 /** Options of {@linkcode openWasmBackend}. */
-export interface WasmBackendOptions extends StepSizes {
+export interface WasmBackendOptions extends WasmSizes {
+  /** How many threads compute, as workers; see {@linkcode startThreads}. */
+  threads?: number;
+  /** Memory that may be taken, bytes. */
+  memoryBytes?: number;
   /** Build of the engine; the best one that the runtime accepts by default. */
   build?: EngineBuild;
+  /** Told what will be taken, before anything is loaded. */
+  onPlan?: (info: BackendInfo) => void;
   /** Told of the bytes read so far and in all while loading. */
   onLoaded?: (doneBytes: number, totalBytes: number) => void;
 }
@@ -51,9 +60,10 @@ export interface WasmBackendOptions extends StepSizes {
  * @param model The package.
  * @param graph Its graph.
  * @param spec What the graph says of the model.
- * @param options Sizes, build, progress.
+ * @param options Sizes, threads, build, progress.
  * @returns The backend, ready to run.
- * @throws {UnsupportedError} If the graph has an op without a kernel.
+ * @throws {InvalidArgumentError} If an option is out of range.
+ * @throws {UnsupportedError} If the graph has an op without a kernel, or threads can not be had.
  * @throws {CapacityError} If it does not fit the memory.
  * @throws {InvalidFileError} If a file of the package is missing or damaged.
  */
@@ -63,12 +73,51 @@ export async function openWasmBackend(
   spec: ModelSpec,
   options: WasmBackendOptions = {},
 ): Promise<Backend> {
-  const engine = instantiateEngine(options.build);
-  const { limits, program, plan } = planWasmBackend(graph, spec, options, engine.exports);
-  checkFits(plan);
-  growMemory(engine.memory, plan.pages);
-  await loadWeights(model, program.loads, engine, plan, progress(program, options));
-  return new WasmBackend(engine, program, plan, limits, spec);
+  checkOptions(options);
+  const weightBytes = [...graph.initializers.values()].reduce((sum, { bytes }) => sum + bytes, 0);
+  const threads = await startThreads(weightBytes, options);
+  try {
+    const { limits, program, plan } = planWasmBackend(graph, spec, options, threads.count);
+    const build = options.build ?? bestBuild(threads.team !== undefined, plan.pages);
+    const { maxPages } = BUILDS[build];
+    checkFits(plan, {
+      maxPages,
+      reason: threads.team ? `build ${build}` : `one thread (${threads.reason})`,
+      memoryBytes: options.memoryBytes,
+    });
+    const info: BackendInfo = {
+      backend: "wasm",
+      build,
+      threads: threads.count,
+      threadsReason: threads.reason,
+      cacheType: options.cacheType ?? "f32",
+      bytes: plan.bytes,
+    };
+    options.onPlan?.(info);
+    const runner = await startRunner(threads.team, build, plan);
+    const loaded = progress(program, options);
+    await loadWeights(model, program.loads, engineSizes(), runner, plan, loaded);
+    return new WasmBackend(runner, program, plan, info, limits, spec);
+  } catch (error) {
+    threads.team?.close();
+    throw error;
+  }
+}
+
+function checkOptions({ cacheType = "f32", memoryBytes }: WasmBackendOptions) {
+  if (!Object.hasOwn(CACHE_FORMATS, cacheType)) {
+    throw new InvalidArgumentError(
+      "cacheType",
+      `Cannot open the model: cacheType is ${JSON.stringify(cacheType)}, backend wasm has ` +
+        `${Object.keys(CACHE_FORMATS).join(", ")}.`,
+    );
+  }
+  if (memoryBytes !== undefined && !(memoryBytes > 0)) {
+    throw new InvalidArgumentError(
+      "memoryBytes",
+      `Cannot open the model: memoryBytes is ${memoryBytes}, it must be a number of bytes above 0.`,
+    );
+  }
 }
 
 /**
@@ -77,20 +126,30 @@ export async function openWasmBackend(
  * @param graph The package's graph.
  * @param spec What the graph says of the model.
  * @param options Sizes.
- * @param engine Tells how large packed weights and temporary memory are.
+ * @param threads How many threads compute.
  * @returns The largest step, the program and the memory it needs.
  * @throws {UnsupportedError} If the graph has an op without a kernel.
  */
 export function planWasmBackend(
   graph: GraphModel,
   spec: ModelSpec,
-  options: StepSizes,
-  engine: EngineExports = instantiateEngine().exports,
+  options: WasmSizes,
+  threads: number,
 ): { limits: StepLimits; program: Program; plan: MemoryPlan } {
-  const limits = stepLimits(spec, options, preferences(spec));
-  const program = compileProgram(graph, limits, engine);
-  const staging = stagingBytes(program.loads);
-  return { limits, program, plan: planMemory(program, Number(engine.__heap_base.value), staging) };
+  const engine = engineSizes();
+  const { cacheType = "f32" } = options;
+  const cacheBytesPerToken = spec.caches.reduce(
+    (sum, { heads, width }) =>
+      sum + heads * engine.cache_row_bytes(CACHE_FORMATS[cacheType], width),
+    0,
+  );
+  const limits = stepLimits({ ...spec, cacheBytesPerToken }, options, preferences(spec));
+  const program = compileProgram(graph, { limits, threads, cacheType }, engine);
+  const sizes = {
+    teamBytes: engine.team_bytes(),
+    stagingBytes: stagingBytes(program.loads, engine),
+  };
+  return { limits, program, plan: planMemory(program, threads, sizes) };
 }
 
 /** With a large vocabulary fewer rows of logits fit a step. */
@@ -114,40 +173,32 @@ class WasmBackend implements Backend {
   readonly #spec: ModelSpec;
   readonly #program: Program;
   readonly #plan: MemoryPlan;
-  #engine: EngineInstance | undefined;
+  #runner: EngineRunner | undefined;
   /** Why no step can run any more. */
   #failure: HybridseekError | undefined;
 
   constructor(
-    engine: EngineInstance,
+    runner: EngineRunner,
     program: Program,
     plan: MemoryPlan,
+    info: BackendInfo,
     limits: StepLimits,
     spec: ModelSpec,
   ) {
-    this.#engine = engine;
+    this.#runner = runner;
     this.#program = program;
     this.#plan = plan;
     this.#spec = spec;
     this.limits = limits;
-    this.info = {
-      backend: "wasm",
-      build: engine.build,
-      threads: 1,
-      threadsReason: "this build computes on the caller's thread",
-      bytes: plan.bytes,
-    };
-    const { memory } = engine;
-    new Uint32Array(memory.buffer, plan.words, program.words.length).set(program.words);
-    const table = new DataView(memory.buffer, plan.table);
-    for (const [tensor, { bytes }] of program.tensors.entries()) {
-      table.setBigUint64(tensor * TENSOR_ROW_BYTES, BigInt(plan.tensors[tensor]!), true);
-      table.setBigUint64(tensor * TENSOR_ROW_BYTES + 8, BigInt(bytes), true);
-    }
+    this.info = info;
+    const { words, tensors } = program;
+    const table = tensors.map(({ bytes }, tensor) => ({ address: plan.tensors[tensor]!, bytes }));
+    writeJob(runner.memory, plan, plan.step, words, table);
   }
 
   async run(step: StepPlan): Promise<StepResult> {
-    const { exports, memory } = this.#running();
+    const runner = this.#running();
+    const { memory } = runner;
     checkStepPlan(step, this.limits, this.#spec.vocabSize);
     const inputs: Record<StepInput, Int32Array> = {
       token_ids: step.tokenIds,
@@ -163,16 +214,14 @@ class WasmBackend implements Backend {
       new Int32Array(memory.buffer, this.#plan.tensors[tensor], values.length).set(values);
     }
     const sequences = step.contextLengths.length;
-    new Uint32Array(memory.buffer, this.#plan.sizes, 4).set([
+    writeSizes(memory, this.#plan, [
       step.tokenIds.length,
       step.logitRows.length,
       sequences,
       step.blockTables.length / sequences,
     ]);
-    const { words, tensors } = this.#program;
-    const { words: program, table, sizes } = this.#plan;
     try {
-      exports.run(program, words.length, table, tensors.length, sizes);
+      await runner.run(this.#plan.step.job);
     } catch (cause) {
       this.#failure = new BackendError(
         "backend_failed",
@@ -182,10 +231,9 @@ class WasmBackend implements Backend {
           "open the model again.",
         { cause },
       );
-      this.#engine = undefined;
+      this.#end();
       throw this.#failure;
     }
-    await nextTask();
     return {
       logits: this.#rows("logits", step) as Float32Array,
       output: (name) => this.#program.outputs.has(name) ? this.#rows(name, step) : undefined,
@@ -206,13 +254,19 @@ class WasmBackend implements Backend {
 
   close(): Promise<void> {
     this.#failure ??= new BackendError("closed", "Cannot run the step: the model has been closed.");
-    this.#engine = undefined;
+    this.#end();
     return Promise.resolve();
   }
 
-  #running(): EngineInstance {
-    if (this.#engine) return this.#engine;
+  #running(): EngineRunner {
+    if (this.#runner) return this.#runner;
     throw this.#failure!;
+  }
+
+  /** Ends the threads and lets go of the memory. */
+  #end() {
+    this.#runner?.close();
+    this.#runner = undefined;
   }
 
   #rows(name: string, step: StepPlan): Float32Array | Int32Array {

@@ -1,53 +1,70 @@
 /**
- * Loading: weights go from the package into the engine's memory piece by piece and are packed there, so
- * that no more than a piece is held twice.
+ * Loading: weights go from the package into the engine's memory piece by piece and are packed there by all
+ * threads, while the next piece is read. No more than two pieces are held twice.
  * @module
  */
-import { CapacityError } from "../../errors.ts";
 import type { ModelPackage } from "../../files/model_package.ts";
 import type { Initializer } from "../../onnx/read_model.ts";
-import type { EngineInstance } from "./engine_module.ts";
-import type { MemoryPlan } from "./memory_plan.ts";
+import type { EngineRunner } from "./engine_runner.ts";
+import { type MemoryPlan, writeJob } from "./memory_plan.ts";
 import { FORMATS } from "./opcodes.ts";
-import type { WeightLoad } from "./program_builder.ts";
+import { type Operand, ProgramBuilder, type TensorId, type WeightLoad } from "./program_builder.ts";
 
 /** About how much passes through the staging memory at a time, bytes. */
 const PIECE_BYTES = 4 * 1024 * 1024;
 /** Kernels take rows by eight: a piece holds whole groups. */
 const GROUP = 8;
-/** Scales begin at multiples of this, bytes. */
-const ALIGNMENT = 16;
-
-/** How a weight is cut into pieces: units of rows that are packed by themselves. */
-interface Pieces {
-  /** How many units. */
-  count: number;
-  /** Rows of a unit. */
-  rows: number;
-  /** Rows of a piece; a unit's last piece may have fewer. */
-  rowsAtOnce: number;
-}
+/** Scales and pieces begin at multiples of this, bytes. */
+const ALIGNMENT = 64;
 
 /** Told of the bytes that have been read. */
 export type OnLoaded = (bytes: number) => void;
+
+/** What is read at a time. */
+interface Piece {
+  /** What to read, and where in the staging memory it goes; straight to its place if nowhere. */
+  reads: { source: Initializer; begin: number; bytes: number; staged: number | undefined }[];
+  /** Where it goes in the end: an offset in the weight's tensor. */
+  into: number;
+  /** Its length there. */
+  bytes: number;
+  /** How it is packed; not at all where it lies in the package as the engine wants it. */
+  pack?: (builder: ProgramBuilder, tensors: PackTensors) => void;
+}
+
+/** Tensors of a program that packs. */
+interface PackTensors {
+  source: Operand;
+  scales: Operand;
+  packed: Operand;
+}
+
+/** What the engine tells of sizes. */
+interface PackedSizes {
+  packed_bytes(format: number, rows: number, columns: number): number;
+  kv_b_head_bytes(format: number, nope: number, value: number, rank: number): number;
+}
 
 /**
  * How much staging memory the loads need.
  *
  * @param loads The weights.
+ * @param engine Tells how large packed weights are.
  * @returns Bytes.
  */
-export function stagingBytes(loads: WeightLoad[]): number {
-  return Math.max(
-    0,
-    ...loads.map((load) => {
-      const { count, rows, rowsAtOnce } = piecesOf(load);
-      if (load.kind === "raw") return 0;
-      const scales = load.kind === "matrices" ? load.scales : undefined;
-      const bytes = load.source.bytes + (scales ? scales.bytes + ALIGNMENT * count * rows : 0);
-      return Math.ceil(bytes / (count * rows)) * rowsAtOnce + ALIGNMENT;
-    }),
-  );
+export function stagingBytes(loads: WeightLoad[], engine: PackedSizes): number {
+  return 2 * pieceBytes(loads, engine);
+}
+
+function pieceBytes(loads: WeightLoad[], engine: PackedSizes): number {
+  let most = 0;
+  for (const load of loads) {
+    const { value: piece } = piecesOf(load, engine).next(); // the first is the largest
+    for (const { staged, bytes } of piece?.reads ?? []) {
+      if (staged !== undefined) most = Math.max(most, alignUp(staged + bytes));
+    }
+  }
+  return most;
 }
 
 /**
@@ -55,7 +72,8 @@ export function stagingBytes(loads: WeightLoad[]): number {
  *
  * @param model The package.
  * @param loads The weights.
- * @param engine The instance, its memory as large as planned.
+ * @param engine Tells how large packed weights are.
+ * @param runner Packs.
  * @param plan Where they go.
  * @param onLoaded Told of each piece.
  * @throws {InvalidFileError} If a file is missing, too short or damaged.
@@ -63,95 +81,125 @@ export function stagingBytes(loads: WeightLoad[]): number {
 export async function loadWeights(
   model: ModelPackage,
   loads: WeightLoad[],
-  engine: EngineInstance,
+  engine: PackedSizes,
+  runner: EngineRunner,
   plan: MemoryPlan,
   onLoaded: OnLoaded,
 ): Promise<void> {
-  const memory = new Uint8Array(engine.memory.buffer);
-  const read = async (source: Initializer, begin: number, length: number, address: number) => {
-    const bytes = await model.read(source.file, source.offset + begin, length);
-    memory.set(bytes, address);
-    onLoaded(length);
-  };
+  const memory = new Uint8Array(runner.memory.buffer);
+  const stagings = [plan.staging, plan.staging + pieceBytes(loads, engine)];
+  let packing = Promise.resolve();
+  let turn = 0;
   for (const load of loads) {
     const address = plan.tensors[load.tensor]!;
-    if (load.kind === "raw") {
-      for (let begin = 0; begin < load.source.bytes; begin += PIECE_BYTES) {
-        const length = Math.min(PIECE_BYTES, load.source.bytes - begin);
-        await read(load.source, begin, length, address + begin);
+    for (const piece of piecesOf(load, engine)) {
+      const staging = stagings[turn++ % 2]!;
+      for (const { source, begin, bytes, staged } of piece.reads) {
+        const read = await model.read(source.file, source.offset + begin, bytes);
+        memory.set(read, staged === undefined ? address + piece.into : staging + staged);
+        onLoaded(bytes);
       }
-    } else {
-      await loadPacked(load, address, engine, plan.staging, read);
+      await packing; // of the piece before, whose staging memory is the next one's
+      if (piece.pack) packing = pack(piece, address, staging, runner, plan);
+      packing.catch(() => {}); // reported when it is awaited
     }
   }
+  await packing;
 }
 
-async function loadPacked(
-  load: Exclude<WeightLoad, { kind: "raw" }>,
+/** Runs a program that packs one piece. */
+function pack(
+  piece: Piece,
   address: number,
-  { exports }: EngineInstance,
   staging: number,
-  read: (source: Initializer, begin: number, length: number, address: number) => Promise<void>,
-) {
-  const { count, rows, rowsAtOnce } = piecesOf(load);
-  const format = FORMATS[load.format];
-  const rowBytes = load.source.bytes / (count * rows);
-  const scales = load.kind === "matrices" ? load.scales : undefined;
-  const scaleBytes = scales ? scales.bytes / (count * rows) : 0;
-  const scaleStaging = Math.ceil((staging + rowsAtOnce * rowBytes) / ALIGNMENT) * ALIGNMENT;
-  let into = address;
-  for (let unit = 0; unit < count; unit++) {
-    for (let begin = 0; begin < rows; begin += rowsAtOnce) {
-      const first = unit * rows + begin;
-      const length = Math.min(rowsAtOnce, rows - begin);
-      await read(load.source, first * rowBytes, length * rowBytes, staging);
-      if (scales) await read(scales, first * scaleBytes, length * scaleBytes, scaleStaging);
-      if (load.kind === "latentUp") {
-        const { nope, value, rank } = load;
-        exports.pack_kv_b_head(format, staging, nope, value, rank, into);
-        into += exports.kv_b_head_bytes(format, nope, value, rank);
-      } else {
-        exports.pack(format, staging, scaleStaging, length, load.columns, into);
-        into += exports.packed_bytes(format, length, load.columns);
-      }
+  runner: EngineRunner,
+  plan: MemoryPlan,
+): Promise<void> {
+  const builder = new ProgramBuilder();
+  const table: { address: number; bytes: number }[] = [];
+  const tensor = (address: number, bytes: number): Operand => {
+    table.push({ address, bytes });
+    return { tensor: builder.tensor("weight", bytes) as TensorId };
+  };
+  const [source, scales] = piece.reads as [Piece["reads"][0], Piece["reads"][0] | undefined];
+  piece.pack!(builder, {
+    source: tensor(staging + source.staged!, source.bytes),
+    scales: tensor(staging + (scales?.staged ?? 0), scales?.bytes ?? 0),
+    packed: tensor(address + piece.into, piece.bytes),
+  });
+  writeJob(runner.memory, plan, plan.loading, builder.words, table);
+  return runner.run(plan.loading.job);
+}
+
+/** The pieces of a weight, in order; none is larger than the first. */
+function* piecesOf(load: WeightLoad, engine: PackedSizes): Generator<Piece, undefined> {
+  const { source } = load;
+  if (load.kind === "raw") {
+    for (let begin = 0; begin < source.bytes; begin += PIECE_BYTES) {
+      const bytes = Math.min(PIECE_BYTES, source.bytes - begin);
+      yield { reads: [{ source, begin, bytes, staged: undefined }], into: begin, bytes };
     }
+  } else if (load.kind === "latentUp") {
+    const { heads, nope, value, rank } = load;
+    const format = FORMATS[load.format];
+    const [fileBytes, packedBytes] = [
+      source.bytes / heads,
+      engine.kv_b_head_bytes(format, nope, value, rank),
+    ];
+    const atOnce = Math.max(1, Math.floor(PIECE_BYTES / fileBytes));
+    for (let head = 0; head < heads; head += atOnce) {
+      const count = Math.min(atOnce, heads - head);
+      yield {
+        reads: [{ source, begin: head * fileBytes, bytes: count * fileBytes, staged: 0 }],
+        into: head * packedBytes,
+        bytes: count * packedBytes,
+        pack: (builder, { source, packed }) =>
+          builder.emit("packLatentUp", [source, format, count, nope, value, rank, packed]),
+      };
+    }
+  } else {
+    yield* matrixPieces(load, engine);
   }
 }
 
-function piecesOf(load: WeightLoad): Pieces {
-  if (load.kind === "raw") return { count: 1, rows: 1, rowsAtOnce: 1 };
-  if (load.kind === "latentUp") {
-    const rows = load.nope + load.value;
-    return { count: load.heads, rows, rowsAtOnce: rows };
-  }
+function* matrixPieces(
+  load: WeightLoad & { kind: "matrices" },
+  engine: PackedSizes,
+): Generator<Piece, undefined> {
+  const { source, scales, columns } = load;
+  const format = FORMATS[load.format];
   // Matrices of whole groups lie packed like one tall matrix, so that pieces may span several.
   const tall = load.rows % GROUP === 0;
   const [count, rows] = tall ? [1, load.count * load.rows] : [load.count, load.rows];
-  const rowBytes = load.source.bytes / (count * rows);
+  const rowBytes = source.bytes / (count * rows);
+  const scaleBytes = (scales?.bytes ?? 0) / (count * rows);
   const groups = Math.max(1, Math.floor(PIECE_BYTES / (rowBytes * GROUP)));
-  return { count, rows, rowsAtOnce: Math.min(rows, groups * GROUP) };
+  const atOnce = Math.min(rows, groups * GROUP);
+  let into = 0;
+  for (let unit = 0; unit < count; unit++) {
+    for (let begin = 0; begin < rows; begin += atOnce) {
+      const first = unit * rows + begin;
+      const length = Math.min(atOnce, rows - begin);
+      const bytes = engine.packed_bytes(format, length, columns);
+      const reads: Piece["reads"] = [
+        { source, begin: first * rowBytes, bytes: length * rowBytes, staged: 0 },
+      ];
+      if (scales) {
+        reads.push({
+          ...{ source: scales, begin: first * scaleBytes, bytes: length * scaleBytes },
+          staged: alignUp(length * rowBytes),
+        });
+      }
+      yield {
+        ...{ reads, into, bytes },
+        pack: (builder, { source, scales, packed }) =>
+          builder.emit("pack", [source, scales, format, length, columns, packed]),
+      };
+      into += bytes;
+    }
+  }
 }
 
-/**
- * Grows the engine's memory to the plan.
- *
- * @param memory The memory.
- * @param pages How many pages it must have.
- * @throws {CapacityError} If the runtime has not as much.
- */
-export function growMemory(memory: WebAssembly.Memory, pages: number): void {
-  const missing = pages - memory.buffer.byteLength / 65536;
-  if (missing <= 0) return;
-  try {
-    memory.grow(missing);
-  } catch (cause) {
-    throw new CapacityError(
-      "out_of_memory",
-      `Cannot open the model on backend wasm: ${
-        pages / 16
-      } MiB are needed and this runtime has not as ` +
-        "much; lower contextLength or cacheTokens, or export with fewer bits (--weights int4).",
-      { cause },
-    );
-  }
+function alignUp(address: number): number {
+  return Math.ceil(address / ALIGNMENT) * ALIGNMENT;
 }

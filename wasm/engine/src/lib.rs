@@ -8,6 +8,7 @@
 
 #![cfg_attr(target_family = "wasm", no_std)]
 #![cfg_attr(target_arch = "wasm64", feature(simd_wasm64))]
+#![cfg_attr(target_feature = "atomics", feature(stdarch_wasm_atomic_wait))]
 
 #[cfg(target_family = "wasm")]
 pub mod exports;
@@ -15,9 +16,15 @@ pub mod kernels;
 pub mod math;
 pub mod program;
 pub mod simd;
+pub mod team;
+
+#[cfg(target_arch = "wasm32")]
+use core::arch::wasm32 as wasm;
+#[cfg(target_arch = "wasm64")]
+use core::arch::wasm64 as wasm;
 
 #[cfg(target_family = "wasm")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo) -> ! {
-    core::arch::wasm32::unreachable()
+    wasm::unreachable()
 }

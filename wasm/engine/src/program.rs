@@ -5,17 +5,23 @@
 //! from step to step are given as the number of a size in [`StepSizes`]. `src/backend/wasm/opcodes.ts`
 //! spells the same list in TypeScript; [`operand_count`] lets it check itself against this one.
 
+use core::ops::Range;
+
+use crate::kernels::cache::{Cache, CacheFormat};
 use crate::kernels::elementwise::{add, copy_columns, mul, sigmoid};
 use crate::kernels::experts::{sparse_experts, ExpertsShape, ExpertsTensors};
 use crate::kernels::gather::{gather, Table};
-use crate::kernels::latent_attention::{latent_attention, LatentShape, LatentTensors};
-use crate::kernels::matrix::{Format, Matrix, BLOCK};
-use crate::kernels::multiply::{multiply_float, multiply_quantized, Strided, StridedMut};
+use crate::kernels::latent_attention::{
+    kv_b_bytes, latent_attention, pack_kv_b, LatentShape, LatentTensors,
+};
+use crate::kernels::matrix::{pack, Format, Matrix, BLOCK, GROUP};
+use crate::kernels::multiply::{share_float, share_quantized, Strided, StridedMut};
 use crate::kernels::paged_attention::{paged_attention, PagedShape, PagedTensors};
 use crate::kernels::quantize::{quantize, QuantizedBlock};
 use crate::kernels::rms_norm::rms_norm;
 use crate::kernels::rotary::Pairs;
 use crate::kernels::step_batch::StepBatch;
+use crate::team::{Shared, Team};
 
 /// A row of the tensor table.
 #[derive(Clone, Copy)]
@@ -64,24 +70,29 @@ opcodes! {
     MUL = 5, 5; // a, b, width, rows, y
     ADD = 6, 5; // a, b, width, rows, y
     COPY_COLUMNS = 7, 6; // x, width, rows, y, its width, offset
-    LATENT_ATTENTION = 8, 22;
-    PAGED_ATTENTION = 9, 20;
+    LATENT_ATTENTION = 8, 23;
+    PAGED_ATTENTION = 9, 21;
     SPARSE_EXPERTS = 10, 19;
+    PACK = 11, 6; // source, scales, format, rows, columns, packed
+    PACK_LATENT_UP = 12, 7; // source, format, heads, nope, value, rank, packed
 }
 
-/// Executes a program.
+/// Elements that a thread takes at a time where each costs a few instructions.
+const ELEMENTS_AT_ONCE: usize = 4096;
+
+/// Executes a program, as one thread of a team whose threads all do.
 ///
 /// # Safety
-/// Every tensor of the table must lie in memory that nothing else uses meanwhile, and the tensors an
-/// instruction writes must not overlap the others it names.
+/// Every tensor of the table must lie in memory that nothing but the team uses meanwhile, and the tensors
+/// an instruction writes must not overlap the others it names.
 ///
 /// # Panics
 /// If the program is malformed or a tensor is too short for what is done with it.
-pub unsafe fn run(program: &[u32], tensors: &[Tensor], sizes: StepSizes) {
+pub unsafe fn run(team: &Team, program: &[u32], tensors: &[Tensor], sizes: StepSizes) {
     let mut rest = program;
     while let [opcode, after @ ..] = rest {
         let (operands, next) = after.split_at(operand_count(*opcode) as usize);
-        execute(*opcode, &mut Operands { words: operands, tensors, sizes });
+        execute(team, *opcode, &mut Operands { words: operands, tensors, sizes });
         rest = next;
     }
 }
@@ -140,9 +151,15 @@ impl<'a> TensorView<'a> {
 
     /// # Safety
     /// As for [`run`]; the elements must be of type T.
-    unsafe fn write<T>(self, count: usize) -> &'a mut [T] {
+    unsafe fn share<T>(self, count: usize) -> Shared<'a, T> {
         self.check::<T>(count);
-        core::slice::from_raw_parts_mut(self.tensor.address as usize as *mut T, count)
+        Shared::from_raw(self.tensor.address as usize as *mut T, count)
+    }
+
+    /// # Safety
+    /// As for [`run`]; it must be a cache.
+    unsafe fn cache(self, format: CacheFormat, heads: usize, width: usize) -> Cache<'a> {
+        Cache { bytes: self.share(self.count::<u8>()), format, heads, width }
     }
 
     fn check<T>(&self, count: usize) {
@@ -155,7 +172,18 @@ impl<'a> TensorView<'a> {
     }
 }
 
-unsafe fn execute(opcode: u32, o: &mut Operands) {
+/// Gives out rows of some width, and calls `work` with the elements of each run of rows.
+fn share_rows(
+    team: &Team,
+    rows: usize,
+    width: usize,
+    mut work: impl FnMut(Range<usize>, Range<usize>),
+) {
+    let grain = (ELEMENTS_AT_ONCE / width).max(1);
+    team.share(rows, grain, |run| work(run.clone(), run.start * width..run.end * width));
+}
+
+unsafe fn execute(team: &Team, opcode: u32, o: &mut Operands) {
     match opcode {
         GATHER => {
             let (table, kind, width) = (o.tensor(), o.number(), o.size());
@@ -166,51 +194,116 @@ unsafe fn execute(opcode: u32, o: &mut Operands) {
                 2 => Table::Bf16(table.read(table.count::<u16>())),
                 _ => panic!("no such table"),
             };
-            gather(table, width, indices.read(rows), y.write(rows * width));
+            let (indices, y) = (indices.read(rows), y.share(rows * width));
+            share_rows(team, rows, width, |rows, elements| {
+                gather(table, width, &indices[rows], y.write(elements));
+            });
         }
         RMS_NORM => {
             let (x, weight, width) = (o.tensor(), o.tensor(), o.size());
             let (epsilon, rows, y) = (o.float(), o.rows(), o.tensor());
-            rms_norm(x.read(rows * width), weight.read(width), epsilon, y.write(rows * width));
+            let (x, weight, y) = (x.read(rows * width), weight.read(width), y.share(rows * width));
+            share_rows(team, rows, width, |_, elements| {
+                rms_norm(&x[elements.clone()], weight, epsilon, y.write(elements));
+            });
         }
         QUANTIZE => {
             let (x, columns, rows, blocks) = (o.tensor(), o.size(), o.rows(), o.tensor());
-            quantize(x.read(rows * columns), columns, blocks.write(rows * columns.div_ceil(BLOCK)));
+            let per_row = columns.div_ceil(BLOCK);
+            let (x, blocks) = (x.read(rows * columns), blocks.share(rows * per_row));
+            share_rows(team, rows, columns, |rows, elements| {
+                let blocks = blocks.write(rows.start * per_row..rows.end * per_row);
+                quantize(&x[elements], columns, blocks);
+            });
         }
-        MULTIPLY => multiply(o),
+        MULTIPLY => multiply(team, o),
         SIGMOID => {
             let (x, width, rows, y) = (o.tensor(), o.size(), o.rows(), o.tensor());
-            sigmoid(x.read(rows * width), y.write(rows * width));
+            let (x, y) = (x.read(rows * width), y.share(rows * width));
+            team.share(rows * width, ELEMENTS_AT_ONCE, |elements| {
+                sigmoid(&x[elements.clone()], y.write(elements));
+            });
         }
         MUL | ADD => {
             let (a, b, width, rows, y) = (o.tensor(), o.tensor(), o.size(), o.rows(), o.tensor());
             let apply = if opcode == MUL { mul } else { add };
-            apply(a.read(rows * width), b.read(rows * width), y.write(rows * width));
+            let (a, b, y) = (a.read(rows * width), b.read(rows * width), y.share(rows * width));
+            team.share(rows * width, ELEMENTS_AT_ONCE, |elements| {
+                apply(&a[elements.clone()], &b[elements.clone()], y.write(elements));
+            });
         }
         COPY_COLUMNS => {
             let (x, width, rows) = (o.tensor(), o.size(), o.rows());
             let (y, y_width, offset) = (o.tensor(), o.size(), o.size());
-            copy_columns(x.read(rows * width), width, y.write(rows * y_width), y_width, offset);
+            let (x, y) = (x.read(rows * width), y.share(rows * y_width));
+            share_rows(team, rows, y_width, |rows, elements| {
+                let x = &x[rows.start * width..rows.end * width];
+                copy_columns(x, width, y.write(elements), y_width, offset);
+            });
         }
-        LATENT_ATTENTION => latent(o),
-        PAGED_ATTENTION => paged(o),
-        SPARSE_EXPERTS => experts(o),
+        LATENT_ATTENTION => latent(team, o),
+        PAGED_ATTENTION => paged(team, o),
+        SPARSE_EXPERTS => experts(team, o),
+        PACK => pack_rows(team, o),
+        PACK_LATENT_UP => pack_latent_up(team, o),
         _ => panic!("no such opcode"),
     }
 }
 
-unsafe fn multiply(o: &mut Operands) {
+unsafe fn multiply(team: &Team, o: &mut Operands) {
     let (x, weight, format) = (o.tensor(), o.tensor(), Format::from_number(o.number()));
     let (out, columns, rows, y) = (o.size(), o.size(), o.rows(), o.tensor());
     let matrix = Matrix::new(format, out, columns, weight.read(format.packed_bytes(out, columns)));
-    let mut y = StridedMut { values: y.write(rows * out), stride: out };
+    let y = StridedMut { values: y.share(rows * out), stride: out };
     if format.is_quantized() {
         let blocks = x.read::<QuantizedBlock>(rows * columns.div_ceil(BLOCK));
-        multiply_quantized(&matrix, blocks, rows, &mut y);
+        share_quantized(team, &matrix, blocks, rows, y);
     } else {
         let x = Strided { values: x.read(rows * columns), stride: columns };
-        multiply_float(&matrix, x, rows, &mut y);
+        share_float(team, &matrix, x, rows, y);
     }
+}
+
+/// Packs rows of a matrix as they lie in a file: a multiple of 8, unless they are its last.
+unsafe fn pack_rows(team: &Team, o: &mut Operands) {
+    let (source, scales, format) = (o.tensor(), o.tensor(), Format::from_number(o.number()));
+    let (rows, columns, packed) = (o.size(), o.size(), o.tensor());
+    let row_bytes = format.file_row_bytes(columns);
+    let blocks = if format.is_quantized() { columns.div_ceil(BLOCK) } else { 0 };
+    let source = source.read::<u8>(rows * row_bytes);
+    let scales = scales.read::<u16>(rows * blocks);
+    let packed = packed.share(format.packed_bytes(rows, columns));
+    let group_bytes = format.group_bytes(columns);
+    let grain = (ELEMENTS_AT_ONCE / (GROUP * columns)).max(1);
+    team.share(rows.div_ceil(GROUP), grain, |groups| {
+        let part = groups.start * GROUP..rows.min(groups.end * GROUP);
+        pack(
+            format,
+            &source[part.start * row_bytes..part.end * row_bytes],
+            &scales[part.start * blocks..part.end * blocks],
+            part.len(),
+            columns,
+            packed.write(groups.start * group_bytes..groups.end * group_bytes),
+        );
+    });
+}
+
+/// Packs heads of kv_b_proj [heads, N+V, C] as they lie in a file.
+unsafe fn pack_latent_up(team: &Team, o: &mut Operands) {
+    let (source, format) = (o.tensor(), Format::from_number(o.number()));
+    let (heads, nope, value, rank, packed) = (o.size(), o.size(), o.size(), o.size(), o.tensor());
+    let shape = LatentShape::one_head(nope, value, rank);
+    let (file_bytes, packed_bytes) =
+        ((nope + value) * format.file_row_bytes(rank), kv_b_bytes(format, &shape));
+    let source = source.read::<u8>(heads * file_bytes);
+    let packed = packed.share(heads * packed_bytes);
+    team.share(heads, 1, |run| {
+        for head in run {
+            let source = &source[head * file_bytes..(head + 1) * file_bytes];
+            let packed = packed.write(head * packed_bytes..(head + 1) * packed_bytes);
+            pack_kv_b(format, source, &shape, packed);
+        }
+    });
 }
 
 /// The step's ragged batch: slots, query_starts, context_lengths, block_tables.
@@ -224,7 +317,7 @@ unsafe fn step_batch<'a>(o: &mut Operands<'a>) -> StepBatch<'a> {
     }
 }
 
-unsafe fn latent(o: &mut Operands) {
+unsafe fn latent(team: &Team, o: &mut Operands) {
     let tokens = o.sizes.tokens as usize;
     let shape = LatentShape {
         heads: o.size(),
@@ -238,7 +331,8 @@ unsafe fn latent(o: &mut Operands) {
     };
     let batch = step_batch(o);
     let LatentShape { heads, nope, rope, rank, value, .. } = shape;
-    let format = Format::from_number(o.number());
+    let (format, cache_format) =
+        (Format::from_number(o.number()), CacheFormat::from_number(o.number()));
     let (query, latent, norm_weight, kv_b) = (o.tensor(), o.tensor(), o.tensor(), o.tensor());
     let (cos, sin, cache, y, scratch) =
         (o.tensor(), o.tensor(), o.tensor(), o.tensor(), o.tensor());
@@ -246,17 +340,17 @@ unsafe fn latent(o: &mut Operands) {
         query: query.read(tokens * heads * (nope + rope)),
         latent: latent.read(tokens * (rank + rope)),
         norm_weight: norm_weight.read(rank),
-        kv_b: kv_b.read(crate::kernels::latent_attention::kv_b_bytes(format, &shape)),
+        kv_b: kv_b.read(kv_b_bytes(format, &shape)),
         format,
         cos: cos.read(tokens * rope / 2),
         sin: sin.read(tokens * rope / 2),
-        cache: cache.write(cache.count::<f32>()),
-        y: y.write(tokens * heads * value),
+        cache: cache.cache(cache_format, 1, rank + rope),
+        y: y.share(tokens * heads * value),
     };
-    latent_attention(&shape, batch, tensors, scratch.write(scratch.count::<u8>()));
+    latent_attention(team, &shape, batch, tensors, scratch.share(scratch.count::<u8>()));
 }
 
-unsafe fn paged(o: &mut Operands) {
+unsafe fn paged(team: &Team, o: &mut Operands) {
     let tokens = o.sizes.tokens as usize;
     let shape = PagedShape {
         heads: o.size(),
@@ -268,6 +362,7 @@ unsafe fn paged(o: &mut Operands) {
         pairs: if o.number() == 0 { Pairs::Halves } else { Pairs::Interleaved },
     };
     let batch = step_batch(o);
+    let cache_format = CacheFormat::from_number(o.number());
     let PagedShape { heads, groups, key_width, value_width, .. } = shape;
     let (query, key, value) = (o.tensor(), o.tensor(), o.tensor());
     let (cos, sin, key_cache, value_cache) = (o.tensor(), o.tensor(), o.tensor(), o.tensor());
@@ -278,14 +373,14 @@ unsafe fn paged(o: &mut Operands) {
         value: value.read(tokens * groups * value_width),
         cos: cos.read(tokens * key_width / 2),
         sin: sin.read(tokens * key_width / 2),
-        key_cache: key_cache.write(key_cache.count::<f32>()),
-        value_cache: value_cache.write(value_cache.count::<f32>()),
-        y: y.write(tokens * heads * value_width),
+        key_cache: key_cache.cache(cache_format, groups, key_width),
+        value_cache: value_cache.cache(cache_format, groups, value_width),
+        y: y.share(tokens * heads * value_width),
     };
-    paged_attention(&shape, batch, tensors, scratch.write(scratch.count::<u8>()));
+    paged_attention(team, &shape, batch, tensors, scratch.share(scratch.count::<u8>()));
 }
 
-unsafe fn experts(o: &mut Operands) {
+unsafe fn experts(team: &Team, o: &mut Operands) {
     let tokens = o.sizes.tokens as usize;
     let shape = ExpertsShape {
         hidden: o.size(),
@@ -308,9 +403,9 @@ unsafe fn experts(o: &mut Operands) {
         router: router.read(Format::F32.packed_bytes(experts, hidden)),
         gate_up: gate_up.read(held * format.packed_bytes(2 * width, hidden)),
         down: down.read(held * format.packed_bytes(hidden, width)),
-        y: y.write(tokens * hidden),
-        chosen: chosen.write(tokens * k),
-        weights: weights.write(tokens * k),
+        y: y.share(tokens * hidden),
+        chosen: chosen.share(tokens * k),
+        weights: weights.share(tokens * k),
     };
-    sparse_experts(&shape, tensors, scratch.write(scratch.count::<u8>()));
+    sparse_experts(team, &shape, tensors, scratch.share(scratch.count::<u8>()));
 }

@@ -43,6 +43,31 @@ mod lanes {
             let wide = i32x4_load_extend_i16x4(from as *const i16);
             Self(v128_and(i32x4_shl(wide, 13), i32x4_splat(0x8fff_ffffu32 as i32)))
         }
+        /// One f32, four times.
+        ///
+        /// # Safety
+        /// `from` must point to a readable f32.
+        #[inline(always)]
+        pub unsafe fn load_splat(from: *const f32) -> Self {
+            Self(v128_load32_splat(from as *const u32))
+        }
+        /// Four bf16 as f32.
+        ///
+        /// # Safety
+        /// `from` must point to four readable u16.
+        #[inline(always)]
+        pub unsafe fn load_bf16(from: *const u16) -> Self {
+            Self(i32x4_shl(u32x4_load_extend_u16x4(from), 16))
+        }
+        /// Four i8 as f32.
+        ///
+        /// # Safety
+        /// `from` must point to four readable bytes.
+        #[inline(always)]
+        pub unsafe fn load_i8(from: *const i8) -> Self {
+            let four = i16x8_extend_low_i8x16(v128_load32_zero(from as *const u32));
+            Self(f32x4_convert_i32x4(i32x4_extend_low_i16x8(four)))
+        }
         /// # Safety
         /// `to` must point to four writable f32.
         #[inline(always)]
@@ -281,6 +306,31 @@ mod lanes {
         pub unsafe fn load_f16_shifted(from: *const u16) -> Self {
             let halves = (from as *const [u16; 4]).read_unaligned();
             Self(halves.map(|h| f32::from_bits(((h as i16 as i32) << 13) as u32 & 0x8fff_ffff)))
+        }
+        /// One f32, four times.
+        ///
+        /// # Safety
+        /// `from` must point to a readable f32.
+        #[inline(always)]
+        pub unsafe fn load_splat(from: *const f32) -> Self {
+            Self([from.read_unaligned(); 4])
+        }
+        /// Four bf16 as f32.
+        ///
+        /// # Safety
+        /// `from` must point to four readable u16.
+        #[inline(always)]
+        pub unsafe fn load_bf16(from: *const u16) -> Self {
+            let halves = (from as *const [u16; 4]).read_unaligned();
+            Self(halves.map(|half| f32::from_bits((half as u32) << 16)))
+        }
+        /// Four i8 as f32.
+        ///
+        /// # Safety
+        /// `from` must point to four readable bytes.
+        #[inline(always)]
+        pub unsafe fn load_i8(from: *const i8) -> Self {
+            Self((from as *const [i8; 4]).read_unaligned().map(f32::from))
         }
         /// # Safety
         /// `to` must point to four writable f32.

@@ -1,7 +1,8 @@
 //! Each kernel against its scalar reference, at odd sizes, and against itself: a token's result must be the
 //! same bits whatever the batch around it.
 
-use hybridseek_engine::kernels::attention::{self, attend, CacheRows, Heads, Queries};
+use hybridseek_engine::kernels::attention::{self, attend, Heads, Values};
+use hybridseek_engine::kernels::cache::{Cache, CacheFormat};
 use hybridseek_engine::kernels::experts::{self, sparse_experts, ExpertsShape, ExpertsTensors};
 use hybridseek_engine::kernels::matrix::{
     element, f16_to_f32, pack, pack_transposed, Format, Matrix, BLOCK, GROUP,
@@ -11,7 +12,10 @@ use hybridseek_engine::kernels::multiply::{
 };
 use hybridseek_engine::kernels::quantize::{self, quantize, QuantizedBlock};
 use hybridseek_engine::kernels::rms_norm::{self, rms_norm};
+use hybridseek_engine::kernels::scratch::Scratch;
+use hybridseek_engine::kernels::step_batch::StepBatch;
 use hybridseek_engine::kernels::{elementwise, gather, rotary};
+use hybridseek_engine::team::{Shared, Team, TeamState};
 
 const FORMATS: [Format; 4] = [Format::F32, Format::F16, Format::Int8, Format::Int4];
 /// Rows and columns of a matrix: around the group of 8 and the block of 32.
@@ -39,6 +43,43 @@ impl Random {
     fn half(&mut self) -> u16 {
         (self.bits() as u16 & 0x83ff) | 0x2c00
     }
+}
+
+/// Runs a kernel on a team of threads.
+fn on_team(threads: usize, kernel: impl Fn(&Team) + Sync) {
+    let state = TeamState::default();
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let (state, kernel) = (&state, &kernel);
+            scope.spawn(move || kernel(&Team::new(state, thread, threads)));
+        }
+    });
+}
+
+/// Lets the threads of a team share a buffer, as they share a WebAssembly memory.
+struct OfAll<'a, T>(Shared<'a, T>);
+// SAFETY: a kernel's threads never write to the same elements.
+unsafe impl<T> Sync for OfAll<'_, T> {}
+
+impl<'a, T> OfAll<'a, T> {
+    fn new(buffer: &'a mut [T]) -> Self {
+        Self(Shared::new(buffer))
+    }
+
+    fn get(&self) -> Shared<'a, T> {
+        self.0
+    }
+}
+
+/// Temporary memory, aligned, full of NaN.
+fn scratch_of(bytes: usize) -> Vec<u128> {
+    vec![u128::MAX; bytes.div_ceil(16)]
+}
+
+fn bytes_of<T>(buffer: &mut [T]) -> &mut [u8] {
+    let bytes = std::mem::size_of_val(buffer);
+    // SAFETY: any bytes are u8.
+    unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr() as *mut u8, bytes) }
 }
 
 /// A matrix as it lies in a file, and its elements.
@@ -160,7 +201,7 @@ fn transposed_packing_swaps_rows_and_columns() {
 /// Multiplies `x` [tokens, columns], quantizing it where the format wants that.
 fn multiply(matrix: &Matrix, x: &[f32], tokens: usize) -> Vec<f32> {
     let mut values = vec![f32::NAN; tokens * matrix.rows];
-    let mut y = StridedMut { values: &mut values, stride: matrix.rows };
+    let mut y = StridedMut { values: Shared::new(&mut values), stride: matrix.rows };
     if matrix.format.is_quantized() {
         multiply_quantized(matrix, &blocks_of(x, matrix.columns), tokens, &mut y);
     } else {
@@ -296,61 +337,195 @@ fn slices_of(rows: &[Vec<f32>]) -> Vec<&[f32]> {
     rows.iter().map(Vec::as_slice).collect()
 }
 
+/// A cache [blocks, P, heads, width] full of poison but for the first `context` positions of a table.
+fn cache_with_rows(
+    format: CacheFormat,
+    (heads, width): (usize, usize),
+    table: &[i32],
+    (block_size, context): (usize, usize),
+    random: &mut Random,
+) -> (Vec<u8>, Vec<Vec<f32>>) {
+    let row_bytes = format.row_bytes(width);
+    let mut bytes = vec![0xff; table.len() * block_size * heads * row_bytes];
+    let mut rows = vec![];
+    for position in 0..context {
+        let slot = table[position / block_size] as usize * block_size + position % block_size;
+        for head in 0..heads {
+            let into = &mut bytes[(slot * heads + head) * row_bytes..][..row_bytes];
+            format.write(&random.floats(width), into);
+            let mut stored = vec![f32::NAN; width];
+            format.read(into, width, &mut stored);
+            rows.push(stored);
+        }
+    }
+    (bytes, rows)
+}
+
+fn cache<'a>(
+    bytes: &OfAll<'a, u8>,
+    (format, heads): (CacheFormat, usize),
+    width: usize,
+) -> Cache<'a> {
+    Cache { bytes: bytes.get(), format, heads, width }
+}
+
+/// Attends for the last `tokens` positions of one sequence, on a team.
+#[allow(clippy::too_many_arguments)]
+fn attend_on_team(
+    threads: usize,
+    heads: Heads,
+    format: CacheFormat,
+    keys: &mut [u8],
+    values: Option<&mut [u8]>,
+    table: &[i32],
+    (block_size, context): (usize, usize),
+    queries: &[f32],
+    tokens: usize,
+) -> Vec<f32> {
+    let mut results = queries.to_vec();
+    let mut memory = scratch_of(attention::scratch_bytes(&heads, tokens, context, threads));
+    let (queries, memory) = (OfAll::new(&mut results), OfAll::new(bytes_of(&mut memory)));
+    let keys = OfAll::new(keys);
+    let values = values.map(OfAll::new);
+    let (slots, starts) = (vec![0; tokens], [0, tokens as i32]);
+    on_team(threads, |team| {
+        let batch = StepBatch {
+            slots: &slots,
+            query_starts: &starts,
+            context_lengths: &[context as i32],
+            block_tables: table,
+        };
+        let layout = (format, heads.groups);
+        let values = match &values {
+            Some(bytes) => Values::Cache(cache(bytes, layout, heads.value_width)),
+            None => Values::OfKeys,
+        };
+        let keys = cache(&keys, layout, heads.key_width);
+        let scratch = &mut Scratch::new(memory.get());
+        attend(team, heads, batch, block_size, queries.get(), keys, values, scratch);
+    });
+    results
+}
+
 #[test]
-fn attention_agrees_with_its_reference_over_scattered_blocks() {
+fn attention_agrees_with_its_reference_over_scattered_blocks_and_on_any_number_of_threads() {
     let mut random = Random(8);
-    for (groups, per_group, key_width, value_width, context) in [
-        (1, 1, 1, 1, 1),
-        (1, 5, 7, 3, 6),
-        (2, 4, 8, 8, 17),
-        (3, 2, 10, 13, 40),
-        (1, 9, 80, 64, 100),
+    for (groups, per_group, key_width, value_width, context, tokens) in [
+        (1, 1, 1, 1, 1, 1),
+        (1, 5, 7, 3, 6, 2),
+        (2, 4, 8, 8, 17, 3),
+        (3, 2, 10, 13, 40, 1),
+        (1, 9, 80, 64, 100, 2),
+        (1, 35, 20, 12, 1301, 3),
+        (2, 1, 6, 6, 1025, 1),
     ] {
-        let (block_size, blocks) = (4, 30);
-        let mut cache = |width: usize| {
-            let mut rows = vec![f32::NAN; blocks * block_size * groups * width];
-            for (i, row) in rows.chunks_exact_mut(groups * width).enumerate() {
-                // Blocks in use are 29, 28, ...; the rest stays poisoned.
-                if blocks - 1 - i / block_size < (context as usize).div_ceil(block_size) {
-                    row.iter_mut().for_each(|value| *value = random.float());
+        for format in [CacheFormat::F32, CacheFormat::Bf16, CacheFormat::Int8] {
+            for own_values in [true, key_width < value_width] {
+                let heads = Heads { groups, per_group, key_width, value_width };
+                let block_size = 4;
+                let blocks = (context as usize).div_ceil(block_size) + 3;
+                let table: Vec<i32> = (0..blocks as i32).rev().collect();
+                let place = (block_size, context);
+                let (mut keys, key_rows) =
+                    cache_with_rows(format, (groups, key_width), &table, place, &mut random);
+                let (mut values, value_rows) =
+                    cache_with_rows(format, (groups, value_width), &table, place, &mut random);
+                let stride = heads.query_stride();
+                let mut queries = random.floats(tokens * heads.count() * stride);
+                for query in queries.chunks_exact_mut(stride) {
+                    query[key_width..].fill(0.0);
+                }
+                let mut on = |threads| {
+                    let values = own_values.then_some(&mut values[..]);
+                    let (keys, queries) = (&mut keys, &queries);
+                    attend_on_team(
+                        threads, heads, format, keys, values, &table, place, queries, tokens,
+                    )
+                };
+                let results = on(1);
+                for threads in [2, 3, 5] {
+                    assert_eq!(on(threads), results, "{threads} threads");
+                }
+                for (i, result) in results.chunks_exact(stride).enumerate() {
+                    let (token, head) = (i / heads.count(), i % heads.count());
+                    let visible = context - tokens + token + 1;
+                    let rows = |rows: &[Vec<f32>], width: usize| -> Vec<Vec<f32>> {
+                        let row = |s: usize| &rows[s * groups + head / per_group][..width];
+                        (0..visible).map(|s| row(s).to_vec()).collect()
+                    };
+                    let keys = rows(&key_rows, key_width);
+                    let values = match own_values {
+                        true => rows(&value_rows, value_width),
+                        false => rows(&key_rows, value_width),
+                    };
+                    let query = &queries[i * stride..i * stride + key_width];
+                    let want = attention::reference(query, &slices_of(&keys), &slices_of(&values));
+                    for (got, want) in result.iter().zip(want) {
+                        assert!((*got as f64 - want).abs() < 2e-6, "{format:?}: {got} {want}");
+                    }
                 }
             }
-            rows
-        };
-        let (keys, values) = (cache(key_width), cache(value_width));
-        let table: Vec<i32> = (0..blocks as i32).rev().collect();
-        let rows = |cache, width| CacheRows {
-            cache,
-            blocks: &table,
-            block_size,
-            row_width: groups * width,
-        };
-        let (heads, stride) = (groups * per_group, key_width.max(value_width) + 3);
-        let queries: Vec<f32> = random.floats(heads * stride);
-        let mut results = queries.clone();
-        let mut scores = vec![f32::NAN; heads * context];
-        attend(
-            Heads { groups, per_group, key_width, value_width },
-            &mut Queries { values: &mut results, stride },
-            rows(&keys, key_width),
-            rows(&values, value_width),
-            context,
-            &mut scores,
-        );
-        for head in 0..heads {
-            let slot = |s: usize| table[s / block_size] as usize * block_size + s % block_size;
-            let part = |cache: &'_ [f32], width: usize, s: usize| -> Vec<f32> {
-                let at = (slot(s) * groups + head / per_group) * width;
-                cache[at..at + width].to_vec()
-            };
-            let keys: Vec<Vec<f32>> = (0..context).map(|s| part(&keys, key_width, s)).collect();
-            let values: Vec<Vec<f32>> =
-                (0..context).map(|s| part(&values, value_width, s)).collect();
-            let query = &queries[head * stride..head * stride + key_width];
-            let want = attention::reference(query, &slices_of(&keys), &slices_of(&values));
-            for (got, want) in results[head * stride..].iter().zip(want) {
-                assert!((*got as f64 - want).abs() < 2e-6, "{got} {want}");
+        }
+    }
+}
+
+#[test]
+fn caches_round_to_their_format() {
+    let mut random = Random(12);
+    for width in [1, 3, 31, 32, 33, 100] {
+        let row = random.floats(width);
+        for (format, step) in
+            [(CacheFormat::F32, 0.0), (CacheFormat::Bf16, 1.0 / 256.0), (CacheFormat::Int8, 0.0)]
+        {
+            let mut bytes = vec![0; format.row_bytes(width)];
+            format.write(&row, &mut bytes);
+            let mut read = vec![f32::NAN; width + 5];
+            format.read(&bytes, width, &mut read);
+            assert!(read[width..].iter().all(|rest| *rest == 0.0));
+            for (block, values) in read[..width].chunks(BLOCK).zip(row.chunks(BLOCK)) {
+                let largest = values.iter().fold(0f32, |most, value| most.max(value.abs()));
+                for (got, want) in block.iter().zip(values) {
+                    // Half a step of bf16's 8 bits, or of int8's 127 levels.
+                    let bound = match format {
+                        CacheFormat::Int8 => largest / 253.9,
+                        _ => want.abs() * step,
+                    };
+                    assert!((got - want).abs() <= bound, "{format:?}: {got} {want}");
+                }
             }
+        }
+    }
+    let half_up = f32::from_bits(0x3f80_8000); // midway between two bf16: to the even one
+    let mut bytes = [0; 4];
+    CacheFormat::Bf16.write(&[half_up], &mut bytes);
+    assert_eq!(bytes[..2], [0x80, 0x3f]);
+    CacheFormat::Bf16.write(&[f32::from_bits(0x7f80_0001)], &mut bytes);
+    assert!(f32::from_bits((bytes[1] as u32) << 24 | (bytes[0] as u32) << 16).is_nan());
+}
+
+#[test]
+fn a_team_does_every_item_once_and_together() {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    for threads in [1, 2, 3, 7] {
+        let counts: Vec<AtomicU32> = (0..1000).map(|_| AtomicU32::new(0)).collect();
+        on_team(threads, |team| {
+            for round in 0..200 {
+                let items = round * 5;
+                team.share(items, 1 + round % 7, |run| {
+                    for item in run {
+                        counts[item].fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+                // Between two regions all have seen the whole first one.
+                let done = |item: usize| (200 - 1 - item / 5).min(round - item / 5);
+                for item in (0..items).step_by(37) {
+                    assert!(counts[item].load(Ordering::Relaxed) as usize >= done(item));
+                }
+                team.once(|| assert!(team.threads() == threads && team.thread() < threads));
+            }
+        });
+        for (item, count) in counts.iter().enumerate() {
+            assert_eq!(count.load(Ordering::Relaxed) as usize, 199 - item / 5);
         }
     }
 }
@@ -388,23 +563,36 @@ fn experts_agree_with_their_reference_in_every_format() {
             };
             let (gate_up, down) = (stack(2 * width, hidden), stack(hidden, width));
             let x = random.floats(tokens * hidden);
-            let mut y = vec![f32::NAN; x.len()];
-            let (mut chosen, mut weights) = (vec![-1; tokens * k], vec![f32::NAN; tokens * k]);
-            let mut scratch = vec![u128::MAX; experts::scratch_bytes(&shape, tokens) / 16];
-            let bytes = scratch.len() * 16;
-            // SAFETY: any bytes are u8.
-            let scratch =
-                unsafe { std::slice::from_raw_parts_mut(scratch.as_mut_ptr() as *mut u8, bytes) };
-            let tensors = ExpertsTensors {
-                x: &x,
-                router: &router,
-                gate_up: &gate_up,
-                down: &down,
-                y: &mut y,
-                chosen: &mut chosen,
-                weights: &mut weights,
+            let on = |threads: usize| {
+                let mut y = vec![f32::NAN; x.len()];
+                let (mut chosen, mut weights) = (vec![-1; tokens * k], vec![f32::NAN; tokens * k]);
+                let mut memory = scratch_of(experts::scratch_bytes(&shape, tokens, threads));
+                {
+                    let (y, chosen, weights, memory) = (
+                        OfAll::new(&mut y),
+                        OfAll::new(&mut chosen),
+                        OfAll::new(&mut weights),
+                        OfAll::new(bytes_of(&mut memory)),
+                    );
+                    on_team(threads, |team| {
+                        let tensors = ExpertsTensors {
+                            x: &x,
+                            router: &router,
+                            gate_up: &gate_up,
+                            down: &down,
+                            y: y.get(),
+                            chosen: chosen.get(),
+                            weights: weights.get(),
+                        };
+                        sparse_experts(team, &shape, tensors, memory.get());
+                    });
+                }
+                (y, chosen, weights)
             };
-            sparse_experts(&shape, tensors, scratch);
+            let (y, chosen, weights) = on(1);
+            for threads in [2, 3, 5] {
+                assert_eq!(on(threads), (y.clone(), chosen.clone(), weights.clone()));
+            }
             for token in 0..tokens {
                 let x = &x[token * hidden..(token + 1) * hidden];
                 let (want_chosen, want_weights, want_y) =

@@ -4,12 +4,14 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use hybridseek_engine::kernels::cache::{Cache, CacheFormat};
 use hybridseek_engine::kernels::experts::{self, ExpertsShape, ExpertsTensors};
 use hybridseek_engine::kernels::latent_attention::{self, LatentShape, LatentTensors};
 use hybridseek_engine::kernels::matrix::{pack, Format};
 use hybridseek_engine::kernels::paged_attention::{self, PagedShape, PagedTensors};
 use hybridseek_engine::kernels::rotary::Pairs;
 use hybridseek_engine::kernels::step_batch::StepBatch;
+use hybridseek_engine::team::{Shared, Team};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -166,6 +168,14 @@ impl Step {
     }
 }
 
+/// A cache of f32.
+fn cache_of(values: &mut [f32], heads: usize, width: usize) -> Cache<'_> {
+    let bytes = values.len() * 4;
+    // SAFETY: any bytes are u8.
+    let bytes = unsafe { Shared::new(values).cast(bytes) };
+    Cache { bytes, format: CacheFormat::F32, heads, width }
+}
+
 /// Temporary memory aligned to 16 bytes, full of NaN, with guard bytes behind it.
 struct Guarded {
     memory: Vec<u128>,
@@ -187,9 +197,9 @@ impl Guarded {
         unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr() as *mut u8, bytes) }
     }
 
-    fn use_it(&mut self) -> &mut [u8] {
+    fn use_it(&mut self) -> Shared<'_, u8> {
         let bytes = self.bytes;
-        &mut self.all()[..bytes]
+        Shared::new(&mut self.all()[..bytes])
     }
 
     fn check(mut self) {
@@ -227,7 +237,7 @@ fn latent_attention_gives_the_expanded_formula_in_float64() {
         let mut cache = case.f32s("input.cache");
         let mut y = vec![f32::NAN; tokens * heads * shape.value];
         let longest = step.batch().longest_context();
-        let mut scratch = Guarded::new(latent_attention::scratch_bytes(&shape, tokens, longest));
+        let mut scratch = Guarded::new(latent_attention::scratch_bytes(&shape, tokens, longest, 1));
         let tensors = LatentTensors {
             query: &case.f32s("input.query"),
             latent: &case.f32s("input.latent"),
@@ -236,10 +246,17 @@ fn latent_attention_gives_the_expanded_formula_in_float64() {
             format,
             cos: &case.f32s("input.cos"),
             sin: &case.f32s("input.sin"),
-            cache: &mut cache,
-            y: &mut y,
+            cache: cache_of(&mut cache, 1, rank + rope),
+            y: Shared::new(&mut y),
         };
-        latent_attention::latent_attention(&shape, step.batch(), tensors, scratch.use_it());
+        let scratch_memory = scratch.use_it();
+        latent_attention::latent_attention(
+            &Team::alone(),
+            &shape,
+            step.batch(),
+            tensors,
+            scratch_memory,
+        );
         scratch.check();
         case.check("LatentAttention", format_name(format), "output.y", &y);
         case.check("LatentAttention", format_name(format), "output.cache_out", &cache);
@@ -264,18 +281,25 @@ fn paged_attention_gives_the_formula_in_float64() {
         let mut value_cache = case.f32s("input.value_cache");
         let mut y = vec![f32::NAN; tokens * heads * value_width];
         let longest = step.batch().longest_context();
-        let mut scratch = Guarded::new(paged_attention::scratch_bytes(&shape, longest));
+        let mut scratch = Guarded::new(paged_attention::scratch_bytes(&shape, tokens, longest, 1));
         let tensors = PagedTensors {
             query: &case.f32s("input.query"),
             key: &case.f32s("input.key"),
             value: &case.f32s("input.value"),
             cos: &case.f32s("input.cos"),
             sin: &case.f32s("input.sin"),
-            key_cache: &mut key_cache,
-            value_cache: &mut value_cache,
-            y: &mut y,
+            key_cache: cache_of(&mut key_cache, groups, key_width),
+            value_cache: cache_of(&mut value_cache, groups, value_width),
+            y: Shared::new(&mut y),
         };
-        paged_attention::paged_attention(&shape, step.batch(), tensors, scratch.use_it());
+        let scratch_memory = scratch.use_it();
+        paged_attention::paged_attention(
+            &Team::alone(),
+            &shape,
+            step.batch(),
+            tensors,
+            scratch_memory,
+        );
         scratch.check();
         case.check("PagedAttention", "f32", "output.y", &y);
         case.check("PagedAttention", "f32", "output.key_cache_out", &key_cache);
@@ -315,17 +339,17 @@ fn sparse_experts_choose_and_weigh_as_the_formula_in_float64() {
         let mut y = vec![f32::NAN; tokens * hidden];
         let mut chosen = vec![-1; tokens * shape.k];
         let mut weights = vec![f32::NAN; tokens * shape.k];
-        let mut scratch = Guarded::new(experts::scratch_bytes(&shape, tokens));
+        let mut scratch = Guarded::new(experts::scratch_bytes(&shape, tokens, 1));
         let tensors = ExpertsTensors {
             x: &case.f32s("input.x"),
             router: &router,
             gate_up: &gate_up,
             down: &down,
-            y: &mut y,
-            chosen: &mut chosen,
-            weights: &mut weights,
+            y: Shared::new(&mut y),
+            chosen: Shared::new(&mut chosen),
+            weights: Shared::new(&mut weights),
         };
-        experts::sparse_experts(&shape, tensors, scratch.use_it());
+        experts::sparse_experts(&Team::alone(), &shape, tensors, scratch.use_it());
         scratch.check();
         assert_eq!(chosen, case.i32s("output.experts"), "{}", case.name);
         case.check("SparseExperts", "f32", "output.weights", &weights);

@@ -1,33 +1,27 @@
 //! Softmax attention of single queries over a paged cache: the core of both attention kernels.
 //!
-//! Sums run in the order of the positions, whatever the chunk or batch that a query came in.
+//! The context is cut at fixed positions, into segments that threads share and tiles that one thread works
+//! on. Within a tile, between tiles and between segments everything is added up by rising position, so
+//! that a query's result depends on what it sees and on nothing else: not on threads, chunk or batch.
+//! (FlashAttention-2, arXiv 2307.08691; splitting the context as Flash-Decoding does.)
 
+use super::cache::Cache;
+use super::scratch::{bytes_of, Scratch};
+use super::step_batch::StepBatch;
 use crate::math;
 use crate::simd::F32x4;
+use crate::team::{Shared, Team};
 
-/// A sequence's rows in a paged cache [blocks, P, row width] of f32.
-#[derive(Clone, Copy)]
-pub struct CacheRows<'a> {
-    /// The whole cache.
-    pub cache: &'a [f32],
-    /// The sequence's blocks, in the order of its positions.
-    pub blocks: &'a [i32],
-    /// P.
-    pub block_size: usize,
-    /// Elements of a row, all heads together.
-    pub row_width: usize,
-}
-
-impl<'a> CacheRows<'a> {
-    /// # Panics
-    /// If the position has no block.
-    #[inline(always)]
-    fn row(&self, position: usize) -> &'a [f32] {
-        let slot = self.blocks[position / self.block_size] as usize * self.block_size
-            + position % self.block_size;
-        &self.cache[slot * self.row_width..(slot + 1) * self.row_width]
-    }
-}
+/// Positions whose rows are widened to f32 at a time: 64 rows of a few hundred elements fit a core's cache.
+const TILE: usize = 64;
+/// Positions of a segment, whose partial result is one item of work.
+const SEGMENT: usize = 8 * TILE;
+/// Heads that use a widened tile together.
+const HEADS_AT_ONCE: usize = 32;
+/// Partial results that are kept between two barriers, f32; one token's in any case.
+const PARTIAL_ELEMENTS: usize = 1 << 20;
+/// Elements before a partial result's weighted sum: the largest score and the sum of the weights.
+const PARTIAL_HEAD: usize = 4;
 
 /// Widths of one attention.
 #[derive(Clone, Copy)]
@@ -38,135 +32,405 @@ pub struct Heads {
     pub per_group: usize,
     /// Elements of a query and of a key.
     pub key_width: usize,
-    /// Elements of a value: the first ones of a key head's share of the values' row.
+    /// Elements of a value.
     pub value_width: usize,
 }
 
-/// The queries of one token, one per head, `stride` elements apart. The result of head h takes the
-/// place of the first `value_width` elements of its query.
-pub struct Queries<'a> {
-    pub values: &'a mut [f32],
-    pub stride: usize,
+impl Heads {
+    /// Query heads.
+    pub fn count(&self) -> usize {
+        self.groups * self.per_group
+    }
+
+    /// Elements from one query to the next: whole vectors.
+    pub fn query_stride(&self) -> usize {
+        self.key_width.max(self.value_width).next_multiple_of(4)
+    }
+
+    fn partial_elements(&self) -> usize {
+        PARTIAL_HEAD + self.value_width.next_multiple_of(4)
+    }
+
+    /// Tokens whose partial results fit the memory for them.
+    fn tokens_at_once(&self, segments: usize) -> usize {
+        (PARTIAL_ELEMENTS / (self.count() * segments * self.partial_elements())).max(1)
+    }
 }
 
-/// Attends over the first `context` positions; queries are scaled already. `scores` has at least
-/// heads * context elements.
+/// Where values come from.
+#[derive(Clone, Copy)]
+pub enum Values<'a> {
+    /// They are the first elements of the keys (Multi-head Latent Attention).
+    OfKeys,
+    /// They have a cache of their own.
+    Cache(Cache<'a>),
+}
+
+/// Bytes of temporary memory for at most `tokens` tokens, contexts of `context` and `threads` threads.
+pub fn scratch_bytes(heads: &Heads, tokens: usize, context: usize, threads: usize) -> usize {
+    let token = heads.count() * context.div_ceil(SEGMENT) * heads.partial_elements();
+    bytes_of::<f32>((tokens * token).min(token.max(PARTIAL_ELEMENTS)))
+        + threads
+            * (2 * bytes_of::<f32>(TILE * heads.query_stride())
+                + bytes_of::<f32>(HEADS_AT_ONCE * TILE))
+}
+
+/// Attends for every token of the batch. `queries` [T, heads, query_stride]: scaled queries, zeros behind
+/// `key_width`; the result takes the place of a query's first `value_width` elements.
 ///
 /// # Panics
 /// If a length does not fit.
 pub fn attend(
+    team: &Team,
     heads: Heads,
-    queries: &mut Queries,
-    keys: CacheRows,
-    values: CacheRows,
-    context: usize,
+    batch: StepBatch,
+    block_size: usize,
+    queries: Shared<f32>,
+    keys: Cache,
+    values: Values,
+    scratch: &mut Scratch,
+) {
+    let tokens = batch.slots.len();
+    let segments = batch.longest_context().div_ceil(SEGMENT);
+    let together = heads.tokens_at_once(segments).min(tokens);
+    let (count, stride, partial_elements) =
+        (heads.count(), heads.query_stride(), heads.partial_elements());
+    assert_eq!(queries.len(), tokens * count * stride);
+    let partials = scratch.take::<f32>(together * count * segments * partial_elements);
+    let mut own = Own {
+        keys: scratch.take_own(TILE * stride, team),
+        values: scratch.take_own(TILE * stride, team),
+        scores: scratch.take_own(HEADS_AT_ONCE * TILE, team),
+    };
+    let blocks_of_heads = heads.per_group.div_ceil(HEADS_AT_ONCE);
+    let items_of_token = heads.groups * blocks_of_heads * segments;
+    let partial = |token: usize, head: usize, segment: usize| {
+        let begin = ((token * count + head) * segments + segment) * partial_elements;
+        begin..begin + partial_elements
+    };
+
+    for first in (0..tokens).step_by(together) {
+        let wave = together.min(tokens - first);
+        team.share(wave * items_of_token, 1, |items| {
+            for item in items {
+                let (i, rest) = (item / items_of_token, item % items_of_token);
+                let (unit, segment) = (rest / segments, rest % segments);
+                let (group, block) = (unit / blocks_of_heads, unit % blocks_of_heads);
+                let (blocks, visible) = batch.of_token(first + i);
+                let positions = segment * SEGMENT..visible.min((segment + 1) * SEGMENT);
+                if positions.is_empty() {
+                    continue;
+                }
+                let in_group =
+                    block * HEADS_AT_ONCE..heads.per_group.min((block + 1) * HEADS_AT_ONCE);
+                let slot = |position: usize| {
+                    blocks[position / block_size] as usize * block_size + position % block_size
+                };
+                let place = (first + i) * count + group * heads.per_group;
+                // SAFETY: results replace queries after the barrier; each partial result is one item's.
+                unsafe {
+                    let queries = queries
+                        .read((place + in_group.start) * stride..(place + in_group.end) * stride);
+                    let head = group * heads.per_group + in_group.start;
+                    let mut partials =
+                        Partials { all: partials, at: &|h| partial(i, head + h, segment) };
+                    own.attend(
+                        &heads,
+                        group,
+                        queries,
+                        keys,
+                        values,
+                        positions,
+                        slot,
+                        &mut partials,
+                    );
+                }
+            }
+        });
+        team.share(wave * count, 1, |items| {
+            for item in items {
+                let (i, head) = (item / count, item % count);
+                let (_, visible) = batch.of_token(first + i);
+                let used = visible.div_ceil(SEGMENT);
+                let place = ((first + i) * count + head) * stride;
+                // SAFETY: a result is one item's; partial results were written before the barrier.
+                unsafe {
+                    let parts =
+                        partials.read(partial(i, head, 0).start..partial(i, head, used - 1).end);
+                    let result = queries.write(place..place + stride);
+                    combine(parts, partial_elements, &mut result[..heads.value_width]);
+                }
+            }
+        });
+    }
+}
+
+/// The partial results of an item's heads.
+struct Partials<'a, 'b> {
+    all: Shared<'a, f32>,
+    at: &'b dyn Fn(usize) -> core::ops::Range<usize>,
+}
+
+/// What a thread has for itself.
+struct Own<'a> {
+    /// [TILE, query_stride].
+    keys: &'a mut [f32],
+    /// [TILE, query_stride], where values have a cache of their own.
+    values: &'a mut [f32],
+    /// [heads, TILE].
+    scores: &'a mut [f32],
+}
+
+impl Own<'_> {
+    /// Attends with some heads of a key head over a segment.
+    ///
+    /// # Safety
+    /// Nobody may write to the caches, and nobody use the partial results, until the next barrier.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn attend(
+        &mut self,
+        heads: &Heads,
+        group: usize,
+        queries: &[f32],
+        keys: Cache,
+        values: Values,
+        positions: core::ops::Range<usize>,
+        slot: impl Fn(usize) -> usize,
+        partials: &mut Partials,
+    ) {
+        let stride = heads.query_stride();
+        let count = queries.len() / stride;
+        let key_width = heads.key_width.next_multiple_of(4);
+        let value_width = heads.value_width.next_multiple_of(4);
+        for h in 0..count {
+            let partial = partials.all.write((partials.at)(h));
+            partial.fill(0.0);
+            partial[0] = f32::NEG_INFINITY;
+        }
+        for begin in positions.clone().step_by(TILE) {
+            let rows = TILE.min(positions.end - begin);
+            for row in 0..rows {
+                let at = row * stride;
+                keys.read(slot(begin + row), group, &mut self.keys[at..at + key_width]);
+                if let Values::Cache(values) = values {
+                    values.read(slot(begin + row), group, &mut self.values[at..at + value_width]);
+                }
+            }
+            scores(queries, self.keys, stride, key_width, rows, self.scores);
+            let tile = match values {
+                Values::OfKeys => &*self.keys,
+                Values::Cache(_) => &*self.values,
+            };
+            let mut h = 0;
+            while h < count {
+                let together = if count - h >= 4 { 4 } else { 1 };
+                let weights = &mut self.scores[h * TILE..(h + together) * TILE];
+                let partial = |h: usize| partials.all.write((partials.at)(h));
+                if together == 4 {
+                    let partials = core::array::from_fn(|i| partial(h + i));
+                    add_tile::<4>(weights, tile, stride, value_width, rows, partials);
+                } else {
+                    add_tile::<1>(weights, tile, stride, value_width, rows, [partial(h)]);
+                }
+                h += together;
+            }
+        }
+    }
+}
+
+/// scores[h, row] = query h times key row.
+fn scores(
+    queries: &[f32],
+    keys: &[f32],
+    stride: usize,
+    width: usize,
+    rows: usize,
     scores: &mut [f32],
 ) {
-    let Heads { groups, per_group, key_width, value_width } = heads;
-    let key_stride = keys.row_width / groups;
-    let value_stride = values.row_width / groups;
-    assert!(key_width <= key_stride && value_width <= value_stride);
-    let scores = &mut scores[..groups * per_group * context];
-
-    for position in 0..context {
-        let row = keys.row(position);
-        for group in 0..groups {
-            let key = &row[group * key_stride..group * key_stride + key_width];
-            let first = group * per_group;
-            let mut head = first;
-            while first + per_group - head >= 4 {
-                let dots = dot::<4>(queries, head, key);
-                for (i, dot) in dots.iter().enumerate() {
-                    scores[(head + i) * context + position] = *dot;
-                }
-                head += 4;
+    let count = queries.len() / stride;
+    let mut h = 0;
+    while h < count {
+        let mut row = 0;
+        if count - h >= 4 {
+            while rows - row >= 2 {
+                dot_tile::<4, 2>(
+                    &queries[h * stride..],
+                    &keys[row * stride..],
+                    stride,
+                    width,
+                    &mut scores[h * TILE + row..],
+                );
+                row += 2;
             }
-            while head < first + per_group {
-                scores[head * context + position] = dot::<1>(queries, head, key)[0];
-                head += 1;
+            while row < rows {
+                dot_tile::<4, 1>(
+                    &queries[h * stride..],
+                    &keys[row * stride..],
+                    stride,
+                    width,
+                    &mut scores[h * TILE + row..],
+                );
+                row += 1;
             }
+            h += 4;
+        } else {
+            while rows - row >= 8 {
+                dot_tile::<1, 8>(
+                    &queries[h * stride..],
+                    &keys[row * stride..],
+                    stride,
+                    width,
+                    &mut scores[h * TILE + row..],
+                );
+                row += 8;
+            }
+            while row < rows {
+                dot_tile::<1, 1>(
+                    &queries[h * stride..],
+                    &keys[row * stride..],
+                    stride,
+                    width,
+                    &mut scores[h * TILE + row..],
+                );
+                row += 1;
+            }
+            h += 1;
         }
-    }
-    for (head, scores) in scores.chunks_exact_mut(context).enumerate() {
-        softmax(scores);
-        queries.values[head * queries.stride..head * queries.stride + value_width].fill(0.0);
-    }
-    let mut position = 0;
-    while position < context {
-        let count = (context - position).min(ROWS_AT_ONCE);
-        let rows: [&[f32]; ROWS_AT_ONCE] =
-            core::array::from_fn(|i| values.row(position + i.min(count - 1)));
-        for head in 0..groups * per_group {
-            let at = head / per_group * value_stride;
-            let weights = &scores[head * context + position..head * context + position + count];
-            let sums =
-                &mut queries.values[head * queries.stride..head * queries.stride + value_width];
-            if count == ROWS_AT_ONCE {
-                let rows = rows.map(|row| &row[at..at + value_width]);
-                add_weighted(weights, &rows, sums);
-            } else {
-                for (weight, row) in weights.iter().zip(rows) {
-                    add_weighted(&[*weight], &[&row[at..at + value_width]], sums);
-                }
-            }
-        }
-        position += count;
     }
 }
 
-/// How many rows are mixed before the sums go back to memory.
-const ROWS_AT_ONCE: usize = 4;
-
-/// Products of HEADS neighbouring queries with a key.
+/// Products of HEADS neighbouring queries with ROWS neighbouring keys, in vectors of 4 whose lanes are
+/// added up last: the same sum whatever the numbers.
 #[inline(always)]
-fn dot<const HEADS: usize>(queries: &Queries, head: usize, key: &[f32]) -> [f32; HEADS] {
-    let query = |h: usize| {
-        let at = (head + h) * queries.stride;
-        &queries.values[at..at + key.len()]
-    };
-    let query: [&[f32]; HEADS] = core::array::from_fn(query);
-    let whole = key.len() / 4 * 4;
-    let mut lanes = [F32x4::splat(0.0); HEADS];
-    for i in (0..whole).step_by(4) {
-        // SAFETY: i + 4 <= the length of the key and of each query.
-        unsafe {
-            let key = F32x4::load(key.as_ptr().add(i));
-            for (lanes, query) in lanes.iter_mut().zip(query) {
-                *lanes = lanes.add(F32x4::load(query.as_ptr().add(i)).mul(key));
+fn dot_tile<const HEADS: usize, const ROWS: usize>(
+    queries: &[f32],
+    keys: &[f32],
+    stride: usize,
+    width: usize,
+    scores: &mut [f32],
+) {
+    assert!(queries.len() >= (HEADS - 1) * stride + width);
+    assert!(keys.len() >= (ROWS - 1) * stride + width);
+    assert!(scores.len() >= (HEADS - 1) * TILE + ROWS);
+    let mut sums = [[F32x4::splat(0.0); ROWS]; HEADS];
+    // SAFETY: i + 4 <= width, see the asserts.
+    unsafe {
+        for i in (0..width).step_by(4) {
+            let keys: [F32x4; ROWS] =
+                core::array::from_fn(|r| F32x4::load(keys.as_ptr().add(r * stride + i)));
+            for (h, sums) in sums.iter_mut().enumerate() {
+                let query = F32x4::load(queries.as_ptr().add(h * stride + i));
+                for (sum, key) in sums.iter_mut().zip(keys) {
+                    *sum = sum.add(query.mul(key));
+                }
             }
         }
     }
-    core::array::from_fn(|h| {
-        let rest = query[h][whole..].iter().zip(&key[whole..]);
-        rest.fold(lanes[h].sum(), |sum, (q, k)| sum + q * k)
-    })
+    for (h, sums) in sums.iter().enumerate() {
+        for (r, sum) in sums.iter().enumerate() {
+            scores[h * TILE + r] = sum.sum();
+        }
+    }
 }
 
-/// sums += weights[0] * rows[0], then += weights[1] * rows[1], ...
+/// Turns the scores of a tile into weights and adds the weighted rows to the partial results.
+///
+/// # Panics
+/// If a length does not fit.
 #[inline(always)]
-fn add_weighted<const ROWS: usize>(weights: &[f32], rows: &[&[f32]; ROWS], sums: &mut [f32]) {
-    let width = sums.len();
-    assert!(weights.len() == ROWS && rows.iter().all(|row| row.len() == width));
-    let whole = width / 4 * 4;
-    for i in (0..whole).step_by(4) {
-        // SAFETY: i + 4 <= the length of the sums and of each row.
-        unsafe {
-            let mut sum = F32x4::load(sums.as_ptr().add(i));
-            for (row, weight) in rows.iter().zip(weights) {
-                sum = sum.add(F32x4::load(row.as_ptr().add(i)).mul(F32x4::splat(*weight)));
-            }
-            sum.store(sums.as_mut_ptr().add(i));
-        }
+fn add_tile<const HEADS: usize>(
+    scores: &mut [f32],
+    rows: &[f32],
+    stride: usize,
+    width: usize,
+    count: usize,
+    mut partials: [&mut [f32]; HEADS],
+) {
+    let mut factors = [F32x4::splat(0.0); HEADS];
+    for (h, partial) in partials.iter_mut().enumerate() {
+        assert!(partial.len() >= PARTIAL_HEAD + width);
+        let weights = &mut scores[h * TILE..h * TILE + count];
+        let largest = largest_of(weights).max(F32x4::splat(partial[0]));
+        let factor = math::exp(F32x4::splat(partial[0]).sub(largest));
+        let sum = exponentials(weights, largest);
+        partial[0] = largest.to_array()[0];
+        partial[1] = partial[1] * factor.to_array()[0] + sum;
+        factors[h] = factor;
     }
-    for i in whole..width {
-        for (row, weight) in rows.iter().zip(weights) {
-            sums[i] += row[i] * weight;
+    assert!(rows.len() >= (count - 1) * stride + width);
+    let mut i = 0;
+    // SAFETY: i + 4 * vectors <= width, see the asserts.
+    unsafe {
+        while width - i >= 8 {
+            add_rows::<HEADS, 2>(scores, rows, stride, count, &factors, &mut partials, i);
+            i += 8;
+        }
+        if i < width {
+            add_rows::<HEADS, 1>(scores, rows, stride, count, &factors, &mut partials, i);
         }
     }
 }
 
-/// Softmax in place.
-pub fn softmax(x: &mut [f32]) {
+/// sums = sums * factor + the weighted rows, for a few columns of HEADS partial results.
+///
+/// # Safety
+/// The rows and the sums must have 4 * VECTORS columns from `column` on.
+#[inline(always)]
+unsafe fn add_rows<const HEADS: usize, const VECTORS: usize>(
+    weights: &[f32],
+    rows: &[f32],
+    stride: usize,
+    count: usize,
+    factors: &[F32x4; HEADS],
+    partials: &mut [&mut [f32]; HEADS],
+    column: usize,
+) {
+    let mut sums = [[F32x4::splat(0.0); VECTORS]; HEADS];
+    for (h, sums) in sums.iter_mut().enumerate() {
+        for (v, sum) in sums.iter_mut().enumerate() {
+            let at = partials[h].as_ptr().add(PARTIAL_HEAD + column + v * 4);
+            *sum = F32x4::load(at).mul(factors[h]);
+        }
+    }
+    for row in 0..count {
+        let values: [F32x4; VECTORS] =
+            core::array::from_fn(|v| F32x4::load(rows.as_ptr().add(row * stride + column + v * 4)));
+        for (h, sums) in sums.iter_mut().enumerate() {
+            let weight = F32x4::load_splat(weights.as_ptr().add(h * TILE + row));
+            for (sum, value) in sums.iter_mut().zip(values) {
+                *sum = sum.add(value.mul(weight));
+            }
+        }
+    }
+    for (h, sums) in sums.iter().enumerate() {
+        for (v, sum) in sums.iter().enumerate() {
+            sum.store(partials[h].as_mut_ptr().add(PARTIAL_HEAD + column + v * 4));
+        }
+    }
+}
+
+/// The result of a query from its partial results, [largest score, sum of weights, .., .., weighted sum],
+/// in the order of their segments.
+fn combine(parts: &[f32], elements: usize, result: &mut [f32]) {
+    let largest = parts
+        .chunks_exact(elements)
+        .fold(F32x4::splat(f32::NEG_INFINITY), |most, part| most.max(F32x4::splat(part[0])));
+    let mut total = 0.0;
+    result.fill(0.0);
+    for part in parts.chunks_exact(elements) {
+        let factor = math::exp(F32x4::splat(part[0]).sub(largest)).to_array()[0];
+        total += part[1] * factor;
+        for (sum, value) in result.iter_mut().zip(&part[PARTIAL_HEAD..]) {
+            *sum += value * factor;
+        }
+    }
+    for sum in result {
+        *sum /= total;
+    }
+}
+
+/// The largest element, in every lane; NaN if there is one.
+fn largest_of(x: &[f32]) -> F32x4 {
     let (whole, rest) = x.split_at(x.len() / 4 * 4);
     let mut lanes = F32x4::splat(f32::NEG_INFINITY);
     for four in whole.chunks_exact(4) {
@@ -177,23 +441,30 @@ pub fn softmax(x: &mut [f32]) {
         lanes = lanes.max(F32x4::splat(*value));
     }
     let [a, b, c, d] = lanes.to_array().map(F32x4::splat);
-    let largest = a.max(b).max(c.max(d));
+    a.max(b).max(c.max(d))
+}
+
+/// x = e^(x - largest), in place. Returns the sum.
+fn exponentials(x: &mut [f32], largest: F32x4) -> f32 {
     let mut sum = F32x4::splat(0.0);
-    let exponential = |four: F32x4| math::exp(four.sub(largest));
     let (whole, rest) = x.split_at_mut(x.len() / 4 * 4);
     for four in whole.chunks_exact_mut(4) {
         // SAFETY: `four` has four elements.
         unsafe {
-            let e = exponential(F32x4::load(four.as_ptr()));
+            let e = math::exp(F32x4::load(four.as_ptr()).sub(largest));
             e.store(four.as_mut_ptr());
             sum = sum.add(e);
         }
     }
-    let mut total = sum.sum();
-    for value in rest {
-        *value = exponential(F32x4::splat(*value)).to_array()[0];
-        total += *value;
-    }
+    rest.iter_mut().fold(sum.sum(), |sum, value| {
+        *value = math::exp(F32x4::splat(*value).sub(largest)).to_array()[0];
+        sum + *value
+    })
+}
+
+/// Softmax in place.
+pub fn softmax(x: &mut [f32]) {
+    let total = exponentials(x, largest_of(x));
     for value in x {
         *value /= total;
     }

@@ -8,11 +8,17 @@ use super::attention::softmax;
 #[cfg(not(target_family = "wasm"))]
 use super::matrix::element;
 use super::matrix::{Format, Matrix, BLOCK};
-use super::multiply::{multiply_float, multiply_quantized, Strided, StridedMut};
+use super::multiply::{
+    grain_of, multiply_float, multiply_quantized, share_float, Strided, StridedMut,
+};
 use super::quantize::{quantize, QuantizedBlock};
 use super::scratch::{bytes_of, Scratch};
 use crate::math;
 use crate::simd::F32x4;
+use crate::team::{Shared, Team};
+
+/// Columns of a token's result that are one item of work.
+const COLUMNS_AT_ONCE: usize = 512;
 
 /// Sizes and attributes of one layer.
 #[derive(Clone, Copy)]
@@ -52,92 +58,267 @@ pub struct ExpertsTensors<'a> {
     /// Matrices [D, F] of the experts held here, packed.
     pub down: &'a [u8],
     /// [T, D].
-    pub y: &'a mut [f32],
+    pub y: Shared<'a, f32>,
     /// [T, K]: the chosen experts by falling score.
-    pub chosen: &'a mut [i32],
+    pub chosen: Shared<'a, i32>,
     /// [T, K]: their weights.
-    pub weights: &'a mut [f32],
+    pub weights: Shared<'a, f32>,
 }
 
-/// Bytes of temporary memory for `tokens` tokens.
-pub fn scratch_bytes(shape: &ExpertsShape, tokens: usize) -> usize {
-    let ExpertsShape { hidden, width, experts, held, k, format, .. } = *shape;
-    let rows = |columns: usize| match format.is_quantized() {
-        true => bytes_of::<QuantizedBlock>(tokens * columns.div_ceil(BLOCK)),
-        false => 0,
-    };
+/// Bytes of temporary memory for `tokens` tokens and `threads` threads.
+pub fn scratch_bytes(shape: &ExpertsShape, tokens: usize, threads: usize) -> usize {
+    let ExpertsShape { hidden, width, experts, held, k, .. } = *shape;
+    let hits = tokens * k;
+    let own = bytes_of::<u32>(held + 1) + 2 * bytes_of::<u32>(hits) + bytes_of::<u32>(held);
     bytes_of::<f32>(tokens * experts)
-        + bytes_of::<u32>(held + 1)
-        + bytes_of::<u32>(tokens * k)
-        + bytes_of::<f32>(tokens * hidden)
-        + bytes_of::<f32>(tokens * 2 * width)
-        + bytes_of::<f32>(tokens * width)
-        + bytes_of::<f32>(tokens * hidden)
-        + rows(hidden)
-        + rows(width)
+        + threads * own
+        + Rows::bytes(shape, tokens, hidden)
+        + Rows::bytes(shape, hits, hidden)
+        + bytes_of::<f32>(hits * 2 * width)
+        + threads * bytes_of::<f32>(width)
+        + Rows::bytes(shape, hits, width)
+        + bytes_of::<f32>(hits * hidden)
+}
+
+/// Rows as the experts' matrices take them: int8 blocks for quantized ones.
+#[derive(Clone, Copy)]
+enum Rows<'a> {
+    Float(Shared<'a, f32>, usize),
+    Quantized(Shared<'a, QuantizedBlock>, usize),
+}
+
+impl<'a> Rows<'a> {
+    fn bytes(shape: &ExpertsShape, rows: usize, columns: usize) -> usize {
+        match shape.format.is_quantized() {
+            true => bytes_of::<QuantizedBlock>(rows * columns.div_ceil(BLOCK)),
+            false => bytes_of::<f32>(rows * columns),
+        }
+    }
+
+    fn take(shape: &ExpertsShape, scratch: &mut Scratch<'a>, rows: usize, columns: usize) -> Self {
+        if shape.format.is_quantized() {
+            let per_row = columns.div_ceil(BLOCK);
+            Self::Quantized(scratch.take(rows * per_row), per_row)
+        } else {
+            Self::Float(scratch.take(rows * columns), columns)
+        }
+    }
+
+    /// # Safety
+    /// No other thread may touch the row until the next barrier.
+    unsafe fn put(&self, row: usize, values: &[f32]) {
+        match *self {
+            Self::Float(rows, width) => {
+                rows.write(row * width..(row + 1) * width).copy_from_slice(values)
+            }
+            Self::Quantized(rows, width) => {
+                quantize(values, values.len(), rows.write(row * width..(row + 1) * width))
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`Rows::put`], and nobody may write to `from`'s row.
+    unsafe fn copy(&self, row: usize, from: &Self, from_row: usize) {
+        match (*self, *from) {
+            (Self::Float(rows, width), Self::Float(from, _)) => rows
+                .write(row * width..(row + 1) * width)
+                .copy_from_slice(from.read(from_row * width..(from_row + 1) * width)),
+            (Self::Quantized(rows, width), Self::Quantized(from, _)) => rows
+                .write(row * width..(row + 1) * width)
+                .copy_from_slice(from.read(from_row * width..(from_row + 1) * width)),
+            _ => panic!("rows of two kinds"),
+        }
+    }
+
+    /// Multiplies rows with a matrix.
+    ///
+    /// # Safety
+    /// Nobody may write to the rows until the next barrier.
+    unsafe fn multiply(&self, w: &Matrix, first: usize, count: usize, y: &mut StridedMut) {
+        match *self {
+            Self::Float(rows, width) => {
+                let values = rows.read(first * width..(first + count) * width);
+                multiply_float(w, Strided { values, stride: width }, count, y);
+            }
+            Self::Quantized(rows, width) => {
+                let blocks = rows.read(first * width..(first + count) * width);
+                multiply_quantized(w, blocks, count, y);
+            }
+        }
+    }
+}
+
+/// Which places [T*K] chose which expert. Every thread has its own, all the same.
+struct Hits<'a> {
+    /// [held + 1]: where each expert's hits begin.
+    starts: &'a mut [u32],
+    /// [T*K]: places by rising expert, then by rising token.
+    places: &'a mut [u32],
+    /// [T*K]: where in `places` a place is; `u32::MAX` if its expert is not held here.
+    rank: &'a mut [u32],
+    /// Experts with hits.
+    used: &'a mut [u32],
+    used_count: usize,
 }
 
 /// Runs one layer.
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn sparse_experts(shape: &ExpertsShape, tensors: ExpertsTensors, scratch: &mut [u8]) {
-    let ExpertsShape { hidden, width, experts, held, k, format, .. } = *shape;
+pub fn sparse_experts(
+    team: &Team,
+    shape: &ExpertsShape,
+    tensors: ExpertsTensors,
+    scratch: Shared<u8>,
+) {
+    let ExpertsShape { hidden, width, experts, held, k, .. } = *shape;
     let ExpertsTensors { x, router, gate_up, down, y, chosen, weights } = tensors;
     let tokens = x.len() / hidden;
     assert!(y.len() == x.len() && chosen.len() == tokens * k && weights.len() == tokens * k);
     let mut scratch = Scratch::new(scratch);
     let scores = scratch.take::<f32>(tokens * experts);
-    let starts = scratch.take::<u32>(held + 1);
-    let hits = scratch.take::<u32>(tokens * k);
-    let x_hit = scratch.take::<f32>(tokens * hidden);
-    let both = scratch.take::<f32>(tokens * 2 * width);
-    let inner = scratch.take::<f32>(tokens * width);
-    let out = scratch.take::<f32>(tokens * hidden);
-    let quantized = format.is_quantized();
-    let blocks = |columns: usize| if quantized { tokens * columns.div_ceil(BLOCK) } else { 0 };
-    let x_blocks = scratch.take::<QuantizedBlock>(blocks(hidden));
-    let inner_blocks = scratch.take::<QuantizedBlock>(blocks(width));
+    let mut hits = Hits {
+        starts: scratch.take_own(held + 1, team),
+        places: scratch.take_own(tokens * k, team),
+        rank: scratch.take_own(tokens * k, team),
+        used: scratch.take_own(held, team),
+        used_count: 0,
+    };
+    let x_rows = Rows::take(shape, &mut scratch, tokens, hidden);
+    let hit_rows = Rows::take(shape, &mut scratch, tokens * k, hidden);
+    let both = scratch.take::<f32>(tokens * k * 2 * width);
+    let inner = scratch.take_own::<f32>(width, team);
+    let inner_rows = Rows::take(shape, &mut scratch, tokens * k, width);
+    let out = scratch.take::<f32>(tokens * k * hidden);
 
-    let logits = &mut StridedMut { values: scores, stride: experts };
-    let rows = Strided { values: x, stride: hidden };
-    multiply_float(&Matrix::new(Format::F32, experts, hidden, router), rows, tokens, logits);
-    for token in 0..tokens {
-        let place = token * k..(token + 1) * k;
-        let scores = &mut scores[token * experts..(token + 1) * experts];
-        choose(shape, scores, &mut chosen[place.clone()], &mut weights[place]);
-    }
-    sort_by_expert(shape, chosen, starts, hits);
-
-    y.fill(0.0);
-    for expert in 0..held {
-        let hits = &hits[starts[expert] as usize..starts[expert + 1] as usize];
-        let count = hits.len();
-        for (hit, row) in hits.iter().zip(x_hit.chunks_exact_mut(hidden)) {
-            let token = *hit as usize / k;
-            row.copy_from_slice(&x[token * hidden..(token + 1) * hidden]);
+    let router = Matrix::new(Format::F32, experts, hidden, router);
+    let logits = StridedMut { values: scores, stride: experts };
+    share_float(team, &router, Strided { values: x, stride: hidden }, tokens, logits);
+    team.share(tokens, 1, |items| {
+        for token in items {
+            let place = token * k..(token + 1) * k;
+            // SAFETY: each token's parts are one item's.
+            unsafe {
+                let scores = scores.write(token * experts..(token + 1) * experts);
+                choose(shape, scores, chosen.write(place.clone()), weights.write(place));
+                x_rows.put(token, &x[token * hidden..(token + 1) * hidden]);
+            }
         }
-        let multiply =
-            |stack, rows, columns, x: &[f32], blocks: &mut [QuantizedBlock], y: &mut [f32]| {
-                let matrix = Matrix::of_stack(format, rows, columns, stack, expert);
-                let mut y = StridedMut { values: y, stride: rows };
-                if quantized {
-                    let blocks = &mut blocks[..count * columns.div_ceil(BLOCK)];
-                    quantize(&x[..count * columns], columns, blocks);
-                    multiply_quantized(&matrix, blocks, count, &mut y);
-                } else {
-                    multiply_float(&matrix, Strided { values: x, stride: columns }, count, &mut y);
+    });
+    // SAFETY: written before the barrier, and no more in this step.
+    let (chosen, weights) = unsafe { (chosen.read_all(), weights.read_all()) };
+    hits.sort(shape, chosen);
+    let count = hits.starts[held] as usize;
+
+    team.share(count, 4, |items| {
+        for hit in items {
+            // SAFETY: each row is one item's.
+            unsafe { hit_rows.copy(hit, &x_rows, hits.places[hit] as usize / k) };
+        }
+    });
+    hits.multiply(team, shape, gate_up, (2 * width, hidden), &hit_rows, both);
+    team.share(count, 1, |items| {
+        for hit in items {
+            // SAFETY: `both` was written before the barrier; each row is one item's.
+            unsafe {
+                swiglu(both.read(hit * 2 * width..(hit + 1) * 2 * width), inner);
+                inner_rows.put(hit, inner);
+            }
+        }
+    });
+    hits.multiply(team, shape, down, (hidden, width), &inner_rows, out);
+    let chunks = hidden.div_ceil(COLUMNS_AT_ONCE);
+    team.share(tokens * chunks, 1, |items| {
+        for item in items {
+            let (token, begin) = (item / chunks, item % chunks * COLUMNS_AT_ONCE);
+            let columns = begin..hidden.min(begin + COLUMNS_AT_ONCE);
+            // SAFETY: each part of y is one item's; `out` was written before the barrier.
+            unsafe {
+                let sums = y.write(token * hidden + columns.start..token * hidden + columns.end);
+                sums.fill(0.0);
+                // Ranks rise with the experts, and those of experts that are not held come last.
+                let ranks = &hits.rank[token * k..(token + 1) * k];
+                let mut next = ranks.iter().copied().min();
+                while let Some(rank) = next.filter(|rank| *rank != NOT_HELD) {
+                    let weight = weights[hits.places[rank as usize] as usize];
+                    let row = rank as usize * hidden;
+                    let row = out.read(row + columns.start..row + columns.end);
+                    sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value * weight);
+                    next = ranks.iter().copied().filter(|other| *other > rank).min();
                 }
-            };
-        multiply(gate_up, 2 * width, hidden, x_hit, x_blocks, both);
-        swiglu(&both[..count * 2 * width], &mut inner[..count * width]);
-        multiply(down, hidden, width, inner, inner_blocks, out);
-        for (hit, row) in hits.iter().zip(out.chunks_exact(hidden)) {
-            let token = *hit as usize / k;
-            let weight = weights[*hit as usize];
-            let sums = &mut y[token * hidden..(token + 1) * hidden];
-            sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value * weight);
+            }
         }
+    });
+}
+
+/// Rank of a place whose expert is not held here.
+const NOT_HELD: u32 = u32::MAX;
+
+impl Hits<'_> {
+    fn sort(&mut self, shape: &ExpertsShape, chosen: &[i32]) {
+        let local = |expert: i32| {
+            let index = (expert as usize).checked_sub(shape.first)?;
+            (index < shape.held).then_some(index)
+        };
+        self.starts.fill(0);
+        for expert in chosen.iter().filter_map(|expert| local(*expert)) {
+            self.starts[expert + 1] += 1;
+        }
+        self.used_count = 0;
+        for expert in 0..shape.held {
+            if self.starts[expert + 1] > 0 {
+                self.used[self.used_count] = expert as u32;
+                self.used_count += 1;
+            }
+            self.starts[expert + 1] += self.starts[expert];
+        }
+        // Filling moves every start to its end, which is the next one's start: shift them back after.
+        for (place, expert) in chosen.iter().enumerate() {
+            self.rank[place] = NOT_HELD;
+            if let Some(expert) = local(*expert) {
+                self.places[self.starts[expert] as usize] = place as u32;
+                self.rank[place] = self.starts[expert];
+                self.starts[expert] += 1;
+            }
+        }
+        for expert in (0..shape.held).rev() {
+            self.starts[expert + 1] = self.starts[expert];
+        }
+        self.starts[0] = 0;
+    }
+
+    /// Multiplies the rows of each used expert with its matrix of a stack: y [hits, rows].
+    fn multiply(
+        &self,
+        team: &Team,
+        shape: &ExpertsShape,
+        stack: &[u8],
+        (rows, columns): (usize, usize),
+        x: &Rows,
+        y: Shared<f32>,
+    ) {
+        let bytes = shape.format.packed_bytes(rows, columns);
+        let matrix = |expert: usize| {
+            let packed = &stack[expert * bytes..(expert + 1) * bytes];
+            Matrix::new(shape.format, rows, columns, packed)
+        };
+        let groups = rows.div_ceil(super::matrix::GROUP);
+        let grain = grain_of(shape.format.group_bytes(columns), self.used_count * groups, team);
+        let parts = groups.div_ceil(grain);
+        team.share(self.used_count * parts, 1, |items| {
+            for item in items {
+                let (expert, part) = (self.used[item / parts] as usize, item % parts);
+                let groups = part * grain..groups.min((part + 1) * grain);
+                let hits = self.starts[expert] as usize..self.starts[expert + 1] as usize;
+                let at = hits.start * rows + groups.start * super::matrix::GROUP;
+                let mut y = StridedMut { values: y.from(at), stride: rows };
+                // SAFETY: the rows were written before the barrier.
+                unsafe {
+                    x.multiply(&matrix(expert).groups(groups), hits.start, hits.len(), &mut y)
+                };
+            }
+        });
     }
 }
 
@@ -199,32 +380,6 @@ fn first_largest(values: &[f32]) -> usize {
         }
     }
     best
-}
-
-/// For every expert held here, the places [T*K] that chose it, by rising token: `hits[starts[e]..starts[e + 1]]`.
-fn sort_by_expert(shape: &ExpertsShape, chosen: &[i32], starts: &mut [u32], hits: &mut [u32]) {
-    let local = |expert: i32| {
-        let index = (expert as usize).checked_sub(shape.first)?;
-        (index < shape.held).then_some(index)
-    };
-    starts.fill(0);
-    for expert in chosen.iter().filter_map(|expert| local(*expert)) {
-        starts[expert + 1] += 1;
-    }
-    for expert in 0..shape.held {
-        starts[expert + 1] += starts[expert];
-    }
-    // Filling moves every start to its end, which is the next one's start: shift them back after.
-    for (place, expert) in chosen.iter().enumerate() {
-        if let Some(expert) = local(*expert) {
-            hits[starts[expert] as usize] = place as u32;
-            starts[expert] += 1;
-        }
-    }
-    for expert in (0..shape.held).rev() {
-        starts[expert + 1] = starts[expert];
-    }
-    starts[0] = 0;
 }
 
 /// inner[f] = silu(both[2f]) * both[2f + 1].

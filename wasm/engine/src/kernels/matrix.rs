@@ -96,7 +96,21 @@ impl<'a> Matrix<'a> {
         Self { format, rows, columns, packed }
     }
 
+    /// The rows of some groups of eight.
+    ///
+    /// # Panics
+    /// If there are not as many groups.
+    pub fn groups(&self, groups: core::ops::Range<usize>) -> Self {
+        let bytes = self.format.group_bytes(self.columns);
+        Self {
+            rows: self.rows.min(groups.end * GROUP) - groups.start * GROUP,
+            packed: &self.packed[groups.start * bytes..groups.end * bytes],
+            ..*self
+        }
+    }
+
     /// The `index`-th of several equal matrices that lie one after the other.
+    #[cfg(not(target_family = "wasm"))]
     pub fn of_stack(
         format: Format,
         rows: usize,

@@ -1,6 +1,7 @@
 //! The kernels: one file each, taking slices, with the scalar reference that tests compare it to.
 
 pub mod attention;
+pub mod cache;
 pub mod elementwise;
 pub mod experts;
 pub mod gather;

@@ -8,6 +8,7 @@ use super::matrix::{
 };
 use super::quantize::QuantizedBlock;
 use crate::simd::{F32x4, I32x4, I8x16, F16_SHIFT};
+use crate::team::{Shared, Team};
 
 /// Rows of f32 that lie `stride` elements apart.
 #[derive(Clone, Copy)]
@@ -16,9 +17,10 @@ pub struct Strided<'a> {
     pub stride: usize,
 }
 
-/// Rows of f32 to be written, `stride` elements apart.
+/// Rows of f32 to be written, `stride` elements apart. Whoever multiplies owns the columns he writes.
+#[derive(Clone, Copy)]
 pub struct StridedMut<'a> {
-    pub values: &'a mut [f32],
+    pub values: Shared<'a, f32>,
     pub stride: usize,
 }
 
@@ -27,8 +29,10 @@ impl StridedMut<'_> {
     #[inline(always)]
     fn store(&mut self, token: usize, row: usize, rows: usize, sums: [F32x4; 2]) {
         let at = token * self.stride + row;
-        if row + GROUP <= rows {
-            let into = &mut self.values[at..at + GROUP];
+        let count = GROUP.min(rows - row);
+        // SAFETY: nobody else uses these columns.
+        let into = unsafe { self.values.write(at..at + count) };
+        if count == GROUP {
             // SAFETY: `into` has eight elements.
             unsafe {
                 sums[0].store(into.as_mut_ptr());
@@ -36,8 +40,8 @@ impl StridedMut<'_> {
             }
         } else {
             let lanes = [sums[0].to_array(), sums[1].to_array()];
-            for lane in 0..rows - row {
-                self.values[at + lane] = lanes[lane / 4][lane % 4];
+            for (lane, into) in into.iter_mut().enumerate() {
+                *into = lanes[lane / 4][lane % 4];
             }
         }
     }
@@ -75,6 +79,46 @@ pub fn multiply_quantized(w: &Matrix, x: &[QuantizedBlock], tokens: usize, y: &m
         Format::Int4 => quantized_tiles::<Int4>(w, x, tokens, y),
         _ => panic!("a float matrix takes rows of f32"),
     }
+}
+
+/// Bytes of weights that a thread takes at a time: long enough to be streamed, short enough that a thread
+/// that is held up does not hold up the others for long.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Groups of rows that a thread takes at a time, of `groups` in all.
+pub fn grain_of(group_bytes: usize, groups: usize, team: &Team) -> usize {
+    let shared_out = groups / (team.threads() * 4);
+    (CHUNK_BYTES / group_bytes).min(shared_out).max(1)
+}
+
+/// [`multiply_float`], divided among the threads of a team.
+pub fn share_float(team: &Team, w: &Matrix, x: Strided, tokens: usize, y: StridedMut) {
+    share_groups(team, w, y, |w, y| multiply_float(w, x, tokens, y));
+}
+
+/// [`multiply_quantized`], divided among the threads of a team.
+pub fn share_quantized(
+    team: &Team,
+    w: &Matrix,
+    x: &[QuantizedBlock],
+    tokens: usize,
+    y: StridedMut,
+) {
+    share_groups(team, w, y, |w, y| multiply_quantized(w, x, tokens, y));
+}
+
+fn share_groups(
+    team: &Team,
+    w: &Matrix,
+    y: StridedMut,
+    multiply: impl Fn(&Matrix, &mut StridedMut),
+) {
+    let groups = w.rows.div_ceil(GROUP);
+    let grain = grain_of(w.format.group_bytes(w.columns), groups, team);
+    team.share(groups, grain, |range| {
+        let mut y = StridedMut { values: y.values.from(range.start * GROUP), ..y };
+        multiply(&w.groups(range), &mut y);
+    });
 }
 
 /// An element of a float matrix.

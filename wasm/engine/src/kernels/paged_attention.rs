@@ -1,10 +1,12 @@
 //! `PagedAttention`: multi-head and grouped-query attention with rotary embedding over paged caches of
 //! keys and values. The op's function body in the exported graph says the same.
 
-use super::attention::{attend, CacheRows, Heads, Queries};
+use super::attention::{self, attend, Heads, Values};
+use super::cache::Cache;
 use super::rotary::{rotate, Pairs};
 use super::scratch::{bytes_of, Scratch};
 use super::step_batch::StepBatch;
+use crate::team::{Shared, Team};
 
 /// Sizes and attributes of one layer.
 #[derive(Clone, Copy)]
@@ -38,17 +40,27 @@ pub struct PagedTensors<'a> {
     /// [T, W/2].
     pub sin: &'a [f32],
     /// [blocks, P, G, W].
-    pub key_cache: &'a mut [f32],
+    pub key_cache: Cache<'a>,
     /// [blocks, P, G, V].
-    pub value_cache: &'a mut [f32],
+    pub value_cache: Cache<'a>,
     /// [T, H*V].
-    pub y: &'a mut [f32],
+    pub y: Shared<'a, f32>,
 }
 
-/// Bytes of temporary memory for contexts of at most `context` positions.
-pub fn scratch_bytes(shape: &PagedShape, context: usize) -> usize {
-    bytes_of::<f32>(shape.heads * shape.key_width.max(shape.value_width))
-        + bytes_of::<f32>(shape.heads * context)
+impl PagedShape {
+    fn all_heads(&self) -> Heads {
+        let PagedShape { groups, key_width, value_width, .. } = *self;
+        Heads { groups, per_group: self.heads / groups, key_width, value_width }
+    }
+}
+
+/// Bytes of temporary memory for `tokens` tokens, contexts of at most `context` positions and `threads`
+/// threads.
+pub fn scratch_bytes(shape: &PagedShape, tokens: usize, context: usize, threads: usize) -> usize {
+    let heads = shape.all_heads();
+    bytes_of::<f32>(tokens * shape.heads * heads.query_stride())
+        + threads * bytes_of::<f32>(shape.key_width)
+        + attention::scratch_bytes(&heads, tokens, context, threads)
 }
 
 /// Runs one layer.
@@ -56,47 +68,61 @@ pub fn scratch_bytes(shape: &PagedShape, context: usize) -> usize {
 /// # Panics
 /// If a length does not fit.
 pub fn paged_attention(
+    team: &Team,
     shape: &PagedShape,
     batch: StepBatch,
     tensors: PagedTensors,
-    scratch: &mut [u8],
+    scratch: Shared<u8>,
 ) {
     let PagedShape { heads, groups, key_width, value_width, block_size, scale, pairs } = *shape;
     let PagedTensors { query, key, value, cos, sin, key_cache, value_cache, y } = tensors;
+    let tokens = batch.slots.len();
     let half = key_width / 2;
-    let (key_row, value_row) = (groups * key_width, groups * value_width);
-    let angles = |token: usize| token * half..(token + 1) * half;
-
-    for (token, slot) in batch.slots.iter().enumerate() {
-        let slot = *slot as usize;
-        let keys = &mut key_cache[slot * key_row..(slot + 1) * key_row];
-        let raw = &key[token * key_row..(token + 1) * key_row];
-        for (raw, rotated) in raw.chunks_exact(key_width).zip(keys.chunks_exact_mut(key_width)) {
-            rotate(raw, &cos[angles(token)], &sin[angles(token)], pairs, rotated);
-        }
-        value_cache[slot * value_row..(slot + 1) * value_row]
-            .copy_from_slice(&value[token * value_row..(token + 1) * value_row]);
-    }
-
-    let stride = key_width.max(value_width);
+    let all_heads = shape.all_heads();
+    let stride = all_heads.query_stride();
+    assert!(query.len() == tokens * heads * key_width && y.len() == tokens * heads * value_width);
     let mut scratch = Scratch::new(scratch);
-    let queries = scratch.take::<f32>(heads * stride);
-    let scores = scratch.take::<f32>(heads * batch.longest_context());
-    let heads_of_token = Heads { groups, per_group: heads / groups, key_width, value_width };
-    batch.for_each_token(|token, blocks, visible| {
-        let raw = &query[token * heads * key_width..(token + 1) * heads * key_width];
-        for (raw, rotated) in raw.chunks_exact(key_width).zip(queries.chunks_exact_mut(stride)) {
-            let rotated = &mut rotated[..key_width];
-            rotate(raw, &cos[angles(token)], &sin[angles(token)], pairs, rotated);
-            rotated.iter_mut().for_each(|element| *element *= scale);
+    let queries = scratch.take::<f32>(tokens * heads * stride); // [T, H, stride]
+    let rotated = scratch.take_own::<f32>(key_width, team);
+
+    team.share(tokens, 1, |items| {
+        for token in items {
+            let slot = batch.slots[token] as usize;
+            let angles = token * half..(token + 1) * half;
+            let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
+            for group in 0..groups {
+                let at = token * groups + group;
+                let raw = &key[at * key_width..(at + 1) * key_width];
+                rotate(raw, cos, sin, pairs, rotated);
+                // SAFETY: slots are distinct, but for padding, whose rows nobody uses.
+                unsafe {
+                    key_cache.write(slot, group, rotated);
+                    let row = &value[at * value_width..(at + 1) * value_width];
+                    value_cache.write(slot, group, row);
+                }
+            }
+            for head in 0..heads {
+                let at = token * heads + head;
+                // SAFETY: this token's queries are this item's.
+                let row = unsafe { queries.write(at * stride..(at + 1) * stride) };
+                let raw = &query[at * key_width..(at + 1) * key_width];
+                rotate(raw, cos, sin, pairs, &mut row[..key_width]);
+                row[..key_width].iter_mut().for_each(|element| *element *= scale);
+                row[key_width..].fill(0.0);
+            }
         }
-        let keys = CacheRows { cache: key_cache, blocks, block_size, row_width: key_row };
-        let values = CacheRows { cache: value_cache, blocks, block_size, row_width: value_row };
-        let mut in_place = Queries { values: queries, stride };
-        attend(heads_of_token, &mut in_place, keys, values, visible, scores);
-        let y = &mut y[token * heads * value_width..(token + 1) * heads * value_width];
-        for (mixed, y) in queries.chunks_exact(stride).zip(y.chunks_exact_mut(value_width)) {
-            y.copy_from_slice(&mixed[..value_width]);
+    });
+
+    let values = Values::Cache(value_cache);
+    attend(team, all_heads, batch, block_size, queries, key_cache, values, &mut scratch);
+
+    team.share(tokens * heads, heads, |items| {
+        for item in items {
+            // SAFETY: results were written before the barrier; a head of y is one item's.
+            unsafe {
+                let result = queries.read(item * stride..item * stride + value_width);
+                y.write(item * value_width..(item + 1) * value_width).copy_from_slice(result);
+            }
         }
     });
 }

@@ -34,7 +34,7 @@ pub fn quantize(x: &[f32], columns: usize, blocks: &mut [QuantizedBlock]) {
     }
 }
 
-fn quantize_block(values: &[f32; BLOCK]) -> QuantizedBlock {
+pub(super) fn quantize_block(values: &[f32; BLOCK]) -> QuantizedBlock {
     // SAFETY: i + 4 <= BLOCK.
     let lanes = |i: usize| unsafe { F32x4::load(values.as_ptr().add(i)) };
     let mut largest = F32x4::splat(0.0);

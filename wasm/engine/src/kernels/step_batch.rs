@@ -14,19 +14,19 @@ pub struct StepBatch<'a> {
 }
 
 impl<'a> StepBatch<'a> {
-    /// Calls `f(token, blocks, visible)` for every token: its sequence's blocks and how many positions
-    /// it sees.
-    pub fn for_each_token(&self, mut f: impl FnMut(usize, &'a [i32], usize)) {
+    /// A token's blocks and how many positions it sees.
+    ///
+    /// # Panics
+    /// If there is no such token.
+    pub fn of_token(&self, token: usize) -> (&'a [i32], usize) {
         let sequences = self.context_lengths.len();
         let width = self.block_tables.len() / sequences;
-        for b in 0..sequences {
-            let tokens = self.query_starts[b] as usize..self.query_starts[b + 1] as usize;
-            let past = self.context_lengths[b] as usize - tokens.len();
-            let blocks = &self.block_tables[b * width..(b + 1) * width];
-            for (i, token) in tokens.enumerate() {
-                f(token, blocks, past + i + 1);
-            }
-        }
+        // The last sequence that begins at or before the token: those before it with no tokens begin there too.
+        let after = self.query_starts.partition_point(|start| *start as usize <= token);
+        let b = after - 1;
+        let (begin, end) = (self.query_starts[b] as usize, self.query_starts[b + 1] as usize);
+        let past = self.context_lengths[b] as usize - (end - begin);
+        (&self.block_tables[b * width..(b + 1) * width], past + token - begin + 1)
     }
 
     /// The longest context.

@@ -1,0 +1,90 @@
+/**
+ * What runs jobs over the engine's memory: the caller's thread, or a team of workers.
+ * @module
+ */
+import { BackendError } from "../../errors.ts";
+import { type EngineBuild, instantiateEngine, isWide } from "./engine_module.ts";
+import { type MemoryPlan, outOfMemory } from "./memory_plan.ts";
+import { nextTask } from "./next_task.ts";
+import type { WorkerTeam } from "./worker_team.ts";
+
+/** An engine's memory and the threads that work on it. */
+export interface EngineRunner {
+  /** Its memory. */
+  readonly memory: WebAssembly.Memory;
+  /**
+   * Runs a job; one at a time.
+   *
+   * @param job Its address.
+   * @returns When all threads have done it. Rejects with what stopped a thread; nothing can run then.
+   */
+  run(job: number): Promise<void>;
+  /** Ends the threads. */
+  close(): void;
+}
+
+/**
+ * Makes the memory and lets the threads into it.
+ *
+ * @param team Workers; `undefined`: the caller's thread.
+ * @param build A build of as many threads.
+ * @param plan The memory.
+ * @returns What runs jobs.
+ * @throws {CapacityError} If the runtime has not as much memory.
+ * @throws {BackendError} If the build does not start.
+ */
+export async function startRunner(
+  team: WorkerTeam | undefined,
+  build: EngineBuild,
+  plan: MemoryPlan,
+): Promise<EngineRunner> {
+  const { pages } = plan;
+  const size = isWide(build)
+    ? { address: "i64", initial: BigInt(pages), maximum: BigInt(pages) }
+    : { initial: pages, maximum: pages };
+  let memory: WebAssembly.Memory;
+  try {
+    const descriptor = { ...size, shared: team !== undefined };
+    memory = new WebAssembly.Memory(descriptor as unknown as WebAssembly.MemoryDescriptor);
+  } catch (cause) {
+    throw outOfMemory(`${pages / 16} MiB are needed and this runtime has not as much`, cause);
+  }
+  if (!team) return new CallerRunner(build, memory);
+  try {
+    return await team.join(build, memory, plan);
+  } catch (cause) {
+    throw new BackendError(
+      "backend_failed",
+      `Cannot start the ${build} build of the engine: ${
+        (cause as Error).message
+      }; open the model with ` +
+        `{ build: "simd" }.`,
+      { cause },
+    );
+  }
+}
+
+/** Runs jobs on the thread of the caller. */
+class CallerRunner implements EngineRunner {
+  /** See {@linkcode EngineRunner}. */
+  readonly memory: WebAssembly.Memory;
+  readonly #run: (job: number, thread: number) => void;
+
+  /**
+   * @param build A build with one thread.
+   * @param memory Its memory.
+   */
+  constructor(build: EngineBuild, memory: WebAssembly.Memory) {
+    this.memory = memory;
+    this.#run = instantiateEngine(build, memory).run;
+  }
+
+  /** See {@linkcode EngineRunner.run}. Timers and events run between jobs. */
+  async run(job: number): Promise<void> {
+    this.#run(job, 0);
+    await nextTask();
+  }
+
+  /** Nothing to end. */
+  close(): void {}
+}
