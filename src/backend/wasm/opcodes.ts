@@ -43,11 +43,11 @@ export const FORMATS = { f32: 0, f16: 1, int8: 2, int4: 3 } as const;
 /** Name of a weight format. */
 export type WeightFormat = keyof typeof FORMATS;
 
-/** Numbers of the cache formats, as in `wasm/engine/src/kernels/cache.rs`. */
-export const CACHE_FORMATS = { f32: 0, bf16: 1, int8: 2 } as const;
+/** How the elements of a cache are stored; `int8` in blocks of 32 with an f32 scale. */
+export type CacheType = "f32" | "bf16" | "int8";
 
-/** How the elements of a cache are stored. */
-export type CacheType = keyof typeof CACHE_FORMATS;
+/** Numbers of the cache formats, as in `wasm/engine/src/kernels/cache.rs`. */
+export const CACHE_FORMATS: Readonly<Record<CacheType, number>> = { f32: 0, bf16: 1, int8: 2 };
 
 /** Numbers of the types that GATHER's table can have. */
 export const TABLE_TYPES = { f32: 0, f16: 1, bf16: 2 } as const;
