@@ -89,6 +89,17 @@ Deno.test("an unknown architecture is refused with the supported ones", async ()
   );
 });
 
+Deno.test("more positions than a rotary table of 2 GiB holds are refused, not computed", async () => {
+  // Heads of 4 elements rotate in 2 pairs of 4 bytes each: 2^31 bytes are 2^28 positions.
+  for (const positions of [2 ** 28, 1e12]) {
+    const folder = await tiny((_, config) => config.max_position_embeddings = positions);
+    const message = new RegExp(
+      `max_position_embeddings is ${positions}, .* at most ${2 ** 28 - 1}`,
+    );
+    await refuses(folder, InvalidFileError, message);
+  }
+});
+
 Deno.test("PyTorch files are refused with the way out", async () => {
   const folder = await checkpointOf({
     "config.json": tinyConfig,
