@@ -35,6 +35,12 @@ const FILE = "tokenizer_config.json";
  * @throws {UnsupportedError} If the file asks for spaces to be cleaned up when decoding.
  */
 export function readTokenizerConfig(config: TokenizerConfig): TokenizerSettings {
+  if (!isObject(config)) {
+    throw new InvalidFileError(
+      FILE,
+      `Cannot read ${FILE}: it is no JSON object; get the file anew.`,
+    );
+  }
   if (config.clean_up_tokenization_spaces === true) {
     throw new UnsupportedError(
       `Cannot reproduce ${FILE}: \`clean_up_tokenization_spaces\` is true, but decoding here ` +

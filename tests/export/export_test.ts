@@ -136,11 +136,28 @@ Deno.test("a folder without tensors or config, or with a broken one, is refused"
   await refuses(temporaryPath("nowhere"), InvalidFileError, /Cannot open .*config\.json/);
 });
 
+Deno.test("a folder in a tensor file's place is refused, one in a licence's place left out", async () => {
+  const folder = await checkpointOf({ "config.json": tinyConfig });
+  await Deno.mkdir(`${folder}/model.safetensors`);
+  await refuses(folder, InvalidFileError, /Cannot read .*model\.safetensors: it is no file/);
+
+  const licensed = await tiny();
+  await Deno.mkdir(`${licensed}/LICENSES`);
+  await Deno.writeTextFile(`${licensed}/LICENSE`, "MIT");
+  const path = temporaryPath("package");
+  await exportCheckpoint(licensed, path);
+  const manifest = parseManifest("", await Deno.readTextFile(`${path}/manifest.json`));
+  const licences = manifest.files.map(({ name }) => name).filter((name) => /^LICENSE/.test(name));
+  assert.deepEqual(licences, ["LICENSE"]);
+});
+
 Deno.test("an index that names files elsewhere is refused", async () => {
-  for (const name of ["../model.safetensors", "/etc/passwd", "a/b", "", "..", 5]) {
+  const indices = ["../model.safetensors", "/etc/passwd", "a/b", "", "..", 5]
+    .map((name) => JSON.stringify({ weight_map: { a: name } }));
+  for (const index of [...indices, "null", "[]"]) {
     const folder = await checkpointOf({
       "config.json": tinyConfig,
-      "model.safetensors.index.json": { weight_map: { a: name } },
+      "model.safetensors.index.json": new TextEncoder().encode(index),
     });
     await refuses(folder, InvalidFileError, /its weight_map must name files of the folder/);
   }
