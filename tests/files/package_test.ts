@@ -98,6 +98,26 @@ Deno.test("a missing data file is found", async () => {
   await refusesToOpen(folder, /Cannot open .*: it does not exist/);
 });
 
+Deno.test("a folder in a file's place is refused", async () => {
+  const folder = await tinyPackage();
+  await Deno.remove(`${folder}/${DATA}`);
+  await Deno.mkdir(`${folder}/${DATA}`);
+  await refusesToOpen(folder, /Cannot read .*model-00001-of-00001\.data: it is no file/);
+});
+
+Deno.test("a manifest that claims a terabyte costs no memory", async () => {
+  const folder = await tinyPackage();
+  const manifest: Manifest = JSON.parse(await Deno.readTextFile(`${folder}/manifest.json`));
+  const entry = manifest.files.find(({ name }) => name === "model.onnx")!;
+  entry.bytes = 2 ** 40;
+  entry.sha256 = Array(entry.bytes / CHUNK_BYTES).fill("0".repeat(64));
+  await Deno.writeTextFile(`${folder}/manifest.json`, JSON.stringify(manifest));
+  await refusesToOpen(
+    folder,
+    /model\.onnx: it ends at byte \d+, before 1099511627776: it is truncated/,
+  );
+});
+
 for (
   const location of ["../outside.data", "/etc/passwd", "a/b.data", "", "..", ".", "a\\b", "a\0b"]
 ) {
