@@ -54,6 +54,27 @@ Deno.test("the same seed gives the same text", async () => {
   assert.deepEqual(await run(args), await run(args));
 });
 
+Deno.test("--stop takes one text each time, and leaves the prompt alone", async () => {
+  const args = ["generate", "--json", "-t", "0", "-n", "24"];
+  const [{ text }] = JSON.parse((await run([...args, STORY])).stdout).outputs;
+  const [, second, third] = text.trim().split(" ");
+  const { stdout } = await run([...args, "--stop", third, "--stop", second, STORY]);
+  const { prompt, outputs: [stopped] } = JSON.parse(stdout);
+  assert.equal(prompt, STORY);
+  assert.equal(stopped.text, text.slice(0, text.indexOf(second)));
+  assert.equal(stopped.stopReason, second);
+});
+
+Deno.test("output that nobody reads on ends the program without a word", async () => {
+  const child = command(["generate", "-t", "0", "-n", "400", STORY], "null");
+  const reader = child.stdout.getReader();
+  await reader.read();
+  await reader.cancel();
+  const { code } = await child.status;
+  assert.equal(await new Response(child.stderr).text(), "");
+  assert.equal(code, 141);
+});
+
 Deno.test("chat answers one message from the arguments or standard input", async () => {
   const { code, stdout } = await run(["chat", "-t", "0", "Who are you?"]);
   assert.equal(code, 0);
