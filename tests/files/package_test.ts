@@ -213,6 +213,22 @@ for (const [name, [change, message]] of Object.entries(forgeries)) {
   });
 }
 
+Deno.test("a graph that declares another vocabulary than its head has gives no logits", async () => {
+  for (const declared of [15, 17, 4000]) {
+    const folder = await tinyPackage();
+    await forgeGraph(folder, ({ graph }) => {
+      const { type } = graph!.output.find(({ name }) => name === "logits")!;
+      assert(type!.value.case === "tensorType");
+      type!.value.value.shape!.dim[1]!.value = { case: "dimValue", value: BigInt(declared) };
+    });
+    for (const backend of ["wasm", "ort"] as const) {
+      await using llm = await LLM.open(folder, { backend });
+      const message = new RegExp(`they are 48, the graph declares 3 rows of ${declared}`);
+      await assert.rejects(llm.forward([1, 2, 3]), { name: "BackendError", message }, backend);
+    }
+  }
+});
+
 Deno.test("a weight of another shape is refused by the engine before it is read", async () => {
   const folder = await tinyPackage();
   await forgeGraph(folder, ({ graph }) => {
