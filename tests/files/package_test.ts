@@ -335,6 +335,31 @@ for (const ranges of [true, false]) {
   });
 }
 
+Deno.test("a server that sends without end, or too little, is refused", async () => {
+  const folder = await tinyPackage();
+  const bodies: Record<string, () => BodyInit> = {
+    endless: () =>
+      new ReadableStream({ pull: (controller) => controller.enqueue(new Uint8Array(65536)) }),
+    broken: () => new ReadableStream({ pull: (controller) => controller.error(new Error("gone")) }),
+    short: () => new Uint8Array(7),
+  };
+  const server = Deno.serve(
+    { port: 0, onListen: () => {}, onError: () => new Response() },
+    (request) => {
+      const [, kind, name] = new URL(request.url).pathname.split("/");
+      if (name !== "manifest.json") return new Response(bodies[kind!]!(), { status: 206 });
+      return new Response(Deno.readFileSync(`${folder}/${name}`));
+    },
+  );
+  const { port } = server.addr as Deno.NetAddr;
+  const open = (kind: string) => LLM.open(`http://127.0.0.1:${port}/${kind}`);
+  const refusal = (message: RegExp) => ({ name: "InvalidFileError", message });
+  await assert.rejects(open("endless"), refusal(/model\.onnx: more came than the \d+ bytes asked/));
+  await assert.rejects(open("broken"), refusal(/model\.onnx: the connection broke/));
+  await assert.rejects(open("short"), refusal(/model\.onnx: .* was asked for and 7 bytes came/));
+  await server.shutdown();
+});
+
 Deno.test("an address without a server is refused", async () => {
   await assert.rejects(LLM.open("http://127.0.0.1:9/none"), /Cannot read http:.*manifest\.json: /);
 });
