@@ -41,6 +41,10 @@ Deno.test("the other sampling fields have their names", () => {
   });
 });
 
+Deno.test("a least number of tokens stands alone", () => {
+  assert.deepEqual(parse({ do_sample: true, min_new_tokens: 40 }).defaults, { minTokens: 40 });
+});
+
 Deno.test("config.json gives the end tokens where there is no generation config", () => {
   assert.deepEqual(parseEosTokenIds("config.json", '{ "eos_token_id": 2 }'), [2]);
   assert.deepEqual(parseEosTokenIds("config.json", '{ "eos_token_id": null }'), []);
@@ -81,6 +85,10 @@ Deno.test("malformed files are refused", () => {
     ["{", /it is no JSON/],
     ["[]", /it is no object/],
     ['{ "temperature": "hot" }', /its temperature is "hot", no number/],
+    ['{ "do_sample": true, "temperature": -1 }', /out of range \(Cannot use temperature = -1/],
+    ['{ "do_sample": true, "top_p": 2 }', /out of range \(Cannot use topP = 2/],
+    ['{ "max_new_tokens": 0 }', /out of range \(Cannot use maxTokens = 0/],
+    ['{ "max_new_tokens": 3, "min_new_tokens": 4 }', /out of range \(Cannot use minTokens = 4/],
     ['{ "eos_token_id": -1 }', /its eos_token_id is -1/],
     ['{ "eos_token_id": [1, "x"] }', /its eos_token_id is \[1,"x"\]/],
   ];
