@@ -68,7 +68,10 @@ export function readTokenizerConfig(config: TokenizerConfig): TokenizerSettings 
 }
 
 function invalid(field: string, what: string): InvalidFileError {
-  return new InvalidFileError(FILE, `Cannot read ${FILE}: \`${field}\` is ${what}.`);
+  return new InvalidFileError(
+    FILE,
+    `Cannot read ${FILE}: \`${field}\` is ${what}; correct the field, or get the file anew.`,
+  );
 }
 
 function isObject(value: unknown): value is { [field: string]: unknown } {

@@ -221,7 +221,7 @@ Deno.test("fromJson() refuses text that is no JSON and says where it breaks", ()
       () => Tokenizer.fromJson(text),
       {
         name: "InvalidFileError",
-        message: /^Cannot read tokenizer.json: .+ at line 1 column \d+\.$/,
+        message: /^Cannot read tokenizer.json: .+ at line 1 column \d+; get the file anew .+\.$/,
       },
       text.slice(0, 40),
     );
