@@ -78,6 +78,11 @@ Deno.test("numbers that a format can not hold are refused, whatever was written 
   await refuses(await broken(Infinity), InvalidFileError, /int8: Infinity/, { weights: "int4" });
   const f16 = /lm_head\.weight as f16: 70000 does not fit half precision, whose largest is 65504/;
   await refuses(await broken(70000), InvalidFileError, f16, { weights: "f16" });
+  const f32 = /Cannot store lm_head\.weight as f32: -Infinity is no finite number.*checkpoint anew/;
+  await refuses(await broken(-Infinity), InvalidFileError, f32, { weights: "f32" });
+  // Norms are f32 in every format.
+  const norm = await tiny((tensors) => tensors.get("model.norm.weight")!.values[3] = NaN);
+  await refuses(norm, InvalidFileError, /model\.norm\.weight as f32: NaN/, { weights: "int4" });
 });
 
 Deno.test("an unknown architecture is refused with the supported ones", async () => {
