@@ -9,7 +9,7 @@ const main = new URL("../../src/cli/main.ts", import.meta.url).pathname;
 
 function command(args: string[], stdin: "piped" | "null"): Deno.ChildProcess {
   return new Deno.Command(Deno.execPath(), {
-    args: ["run", "--allow-all", main, ...args],
+    args: ["run", "--quiet", "--allow-all", main, ...args], // quiet: no word of downloads
     stdin,
     stdout: "piped",
     stderr: "piped",
