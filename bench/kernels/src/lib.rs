@@ -4,12 +4,12 @@
 
 use core::slice::{from_raw_parts, from_raw_parts_mut};
 
+pub use hybridseek_engine::exports::*;
 use hybridseek_engine::kernels::matrix::{Format, Matrix, BLOCK};
 use hybridseek_engine::kernels::multiply::{
     multiply_float, multiply_quantized, Strided, StridedMut,
 };
 use hybridseek_engine::kernels::quantize::{self, QuantizedBlock};
-pub use hybridseek_engine::exports::*;
 
 /// # Safety
 /// The pointers must hold what `multiply_quantized` or `multiply_float` takes.
