@@ -112,7 +112,7 @@ function checkOptions({ cacheType = "f32", memoryBytes }: WasmBackendOptions) {
         `${Object.keys(CACHE_FORMATS).join(", ")}.`,
     );
   }
-  if (memoryBytes !== undefined && !(memoryBytes > 0)) {
+  if (memoryBytes !== undefined && !(typeof memoryBytes === "number" && memoryBytes > 0)) {
     throw new InvalidArgumentError(
       "memoryBytes",
       `Cannot open the model: memoryBytes is ${memoryBytes}, it must be a number of bytes above 0.`,
