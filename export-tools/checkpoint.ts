@@ -183,7 +183,8 @@ class TensorRows implements Rows {
 async function tensorFiles(folder: string): Promise<string[]> {
   const present = await readdir(folder);
   if (present.includes(INDEX)) {
-    const { weight_map: map } = await readJson(folder, INDEX) as Record<string, unknown>;
+    const index = await readJson(folder, INDEX) as Record<string, unknown> | null;
+    const map = index?.weight_map;
     const names = typeof map === "object" && map !== null ? Object.values(map) : [];
     if (
       names.length === 0 || !names.every((name) => typeof name === "string" && isPlainName(name))

@@ -73,7 +73,7 @@ async function writeMatrix(
       throw new InvalidFileError(
         name,
         `Cannot store ${name} as ${format.name}: ${cause.message}; choose another --weights, f32 ` +
-          "takes every number.",
+          "takes every finite number, or get the checkpoint anew.",
         { cause },
       );
     }

@@ -4,7 +4,7 @@
  */
 import { create, toBinary } from "@bufbuild/protobuf";
 import { createHash } from "node:crypto";
-import { mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { InvalidArgumentError } from "../src/errors.ts";
 import {
@@ -181,7 +181,10 @@ async function checkTarget(target: string, overwrite: boolean) {
 async function readCompanions(folder: string): Promise<Map<string, Uint8Array>> {
   const names = (await readdir(folder)).filter((name) => COMPANIONS.test(name)).sort();
   const files = new Map<string, Uint8Array>();
-  for (const name of names) files.set(name, await readFile(join(folder, name)));
+  for (const name of names) {
+    const path = join(folder, name);
+    if ((await stat(path)).isFile()) files.set(name, await readFile(path));
+  }
   const text = (name: string) => new TextDecoder().decode(files.get(name));
   if (files.has("generation_config.json")) {
     const name = "generation_config.json";

@@ -4,14 +4,18 @@
  * @module
  */
 import { InvalidFileError } from "../src/errors.ts";
+import type { Rows } from "./checkpoint.ts";
 import type { ModelConfig } from "./model_config.ts";
+
+/** Largest table, bytes: it is stored in one piece, in a file below 2 GiB. */
+const MAX_TABLE_BYTES = 2 ** 31 - 1;
 
 /** What a config says of rotary embedding. */
 export interface Rotary {
-  /** Cosines [positions, width/2], row by row. */
-  cos: Float32Array;
-  /** Sines [positions, width/2], row by row. */
-  sin: Float32Array;
+  /** Cosines [positions, width/2], computed when they are read. */
+  cos: Rows;
+  /** Sines [positions, width/2], computed when they are read. */
+  sin: Rows;
   /** How many positions. */
   positions: number;
   /** Factor of the softmax scale that `mscale_all_dim` asks for; 1 without YaRN. */
@@ -25,7 +29,8 @@ export interface Rotary {
  * @param config config.json.
  * @param width How many elements of a head rotate, even.
  * @returns Tables for `max_position_embeddings` positions, f32.
- * @throws {InvalidFileError} If the config asks for a scaling other than YaRN.
+ * @throws {InvalidFileError} If the config asks for a scaling other than YaRN, or for more positions
+ *   than a table can hold.
  */
 export function rotary(config: ModelConfig, width: number): Rotary {
   const scaling = config.object("rope_parameters") ?? config.object("rope_scaling");
@@ -33,6 +38,13 @@ export function rotary(config: ModelConfig, width: number): Rotary {
     ? scaling.positive("rope_theta")
     : config.positive("rope_theta", 10000);
   const positions = config.integer("max_position_embeddings");
+  const most = Math.floor(MAX_TABLE_BYTES / (width / 2 * Float32Array.BYTES_PER_ELEMENT));
+  if (positions > most) {
+    throw new InvalidFileError(
+      config.path,
+      `Cannot use ${config.path}: max_position_embeddings is ${positions}, needed is at most ${most}.`,
+    );
+  }
   const frequencies = Array.from({ length: width / 2 }, (_, i) => theta ** (-2 * i / width));
   let tableFactor = 1;
   let softmaxFactor = 1;
@@ -94,17 +106,25 @@ function mscale(factor: number, weight: number): number {
  * Angles are f32 frequency times f32 position rounded to f32, as in transformers: f64 angles would
  * differ by up to 5e-3 at position 160,000.
  */
-function tables(frequencies: number[], positions: number, factor: number) {
-  const half = frequencies.length;
-  const cos = new Float32Array(positions * half);
-  const sin = new Float32Array(positions * half);
-  for (let i = 0; i < half; i++) {
-    const frequency = Math.fround(frequencies[i]!);
-    for (let position = 0; position < positions; position++) {
-      const angle = Math.fround(frequency * position);
-      cos[position * half + i] = Math.cos(angle) * factor;
-      sin[position * half + i] = Math.sin(angle) * factor;
-    }
-  }
-  return { cos, sin };
+function tables(
+  frequencies: number[],
+  positions: number,
+  factor: number,
+): { cos: Rows; sin: Rows } {
+  const columns = frequencies.length;
+  const rounded = Float32Array.from(frequencies);
+  const table = (wave: (angle: number) => number): Rows => ({
+    rows: positions,
+    columns,
+    read(begin, end) {
+      const values = new Float32Array((end - begin) * columns);
+      for (let position = begin, at = 0; position < end; position++) {
+        for (let i = 0; i < columns; i++, at++) {
+          values[at] = wave(Math.fround(rounded[i]! * position)) * factor;
+        }
+      }
+      return Promise.resolve(values);
+    },
+  });
+  return { cos: table(Math.cos), sin: table(Math.sin) };
 }

@@ -5,21 +5,6 @@
 import type { Rows } from "./checkpoint.ts";
 
 /**
- * Rows of an array in memory, for tables that are computed.
- *
- * @param values [rows, columns].
- * @param columns Elements of a row.
- * @returns The rows.
- */
-export function rowsOf(values: Float32Array, columns: number): Rows {
-  return {
-    rows: values.length / columns,
-    columns,
-    read: (begin, end) => Promise.resolve(values.subarray(begin * columns, end * columns)),
-  };
-}
-
-/**
  * One matrix above the other.
  *
  * @param parts Matrices of equal size.

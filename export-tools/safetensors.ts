@@ -5,7 +5,7 @@
  * JSON object without duplicate keys, tensors that cover the rest of the file without gap or overlap.
  * @module
  */
-import { type FileHandle, open } from "node:fs/promises";
+import { type FileHandle, open, stat } from "node:fs/promises";
 import { InvalidFileError } from "../src/errors.ts";
 import { readWhole } from "./whole_io.ts";
 
@@ -66,12 +66,15 @@ export class SafetensorsFile {
    * @throws {InvalidFileError} If the file is missing or breaks a rule of the format.
    */
   static async open(path: string): Promise<SafetensorsFile> {
-    const handle = await open(path, "r").catch((cause) => {
+    const notFound = (cause: Error): never => {
       throw new InvalidFileError(path, `Cannot open ${path}: ${cause.message}.`, {
         code: "not_found",
         cause,
       });
-    });
+    };
+    // Asked before opening: a pipe would wait for a writer.
+    if (!(await stat(path).catch(notFound)).isFile()) fail(path, "it is no file");
+    const handle = await open(path, "r").catch(notFound);
     try {
       const { size } = await handle.stat();
       const prefix = new Uint8Array(8);

@@ -3,7 +3,7 @@
  * @module
  */
 import { InvalidFileError } from "./errors.ts";
-import type { SamplingParams } from "./sampling_params.ts";
+import { resolveSamplingParams, type SamplingParams } from "./sampling_params.ts";
 
 /** What a model's generation_config.json says. */
 export interface GenerationConfig {
@@ -31,7 +31,7 @@ const NUMBERS: Record<string, keyof SamplingParams & string> = {
  * @param file Its address, for messages.
  * @param text Its text.
  * @returns The defaults.
- * @throws {InvalidFileError} If it is no JSON object or a field is of the wrong type.
+ * @throws {InvalidFileError} If it is no JSON object, or a field is of the wrong type or out of range.
  */
 export function parseGenerationConfig(file: string, text: string): GenerationConfig {
   const fields = parseObject(file, text);
@@ -43,6 +43,12 @@ export function parseGenerationConfig(file: string, text: string): GenerationCon
     defaults[parameter] = value;
   }
   if (fields.do_sample !== true) defaults.temperature = 0;
+  try {
+    // Callers choose maxTokens: without one in the file, any minTokens is in range.
+    resolveSamplingParams({ maxTokens: Number.MAX_SAFE_INTEGER, ...defaults });
+  } catch (cause) {
+    fail(file, `its defaults are out of range (${(cause as Error).message})`, cause);
+  }
   return { defaults, eosTokenIds: eosOf(file, fields) };
 }
 

@@ -199,6 +199,12 @@ export class LLM {
     params?: SamplingParams | readonly SamplingParams[],
     options: CallOptions = {},
   ): Promise<RequestOutput[]> {
+    if (!Array.isArray(conversations)) {
+      throw new InvalidArgumentError(
+        "conversations",
+        "Cannot chat: the conversations must be a list of messages, or a list of such lists.",
+      );
+    }
     const list = isConversationList(conversations) ? conversations : [conversations];
     return await this.generate(list.map((messages) => ({ messages })), params, options);
   }

@@ -88,15 +88,12 @@ export async function openModel(
     }
     const spec = modelSpec(graph);
     const sizes = checkSizes(spec, options);
-    const config = await openGenerationConfig(model, options);
     const tokenizer = await openTokenizer(model);
-    if (tokenizer && config.eosTokenIds.length === 0 && tokenizer.eosTokenId !== undefined) {
-      config.eosTokenIds = [tokenizer.eosTokenId];
-    }
     const { ort, onProgress: onLoaded } = options;
     const { build, threads, memoryBytes, cacheType, onPlan } = options;
     const wasm = { build, threads, memoryBytes, cacheType, onPlan, onLoaded };
     try {
+      const config = await openGenerationConfig(model, tokenizer?.eosTokenId, options);
       const backend = options.backend === "ort"
         ? await openOrtBackend(model, graph, spec, { ...sizes, ort })
         : await openWasmBackend(model, graph, spec, { ...sizes, ...wasm });
@@ -153,15 +150,22 @@ function parseJson(model: ModelPackage, name: string, text: string): TokenizerCo
   }
 }
 
+/**
+ * The defaults and end tokens. Without a generation_config.json the tokenizer's end token goes before
+ * config.json's: copies of DeepSeek LLM's bases have Llama's there, which are other tokens of theirs.
+ */
 async function openGenerationConfig(
   model: ModelPackage,
+  tokenizerEos: number | undefined,
   options: OpenOptions,
 ): Promise<GenerationConfig> {
   const name = "generation_config.json";
   const config: GenerationConfig = model.has(name)
     ? parseGenerationConfig(`${model.address} ${name}`, await model.readText(name))
     : { defaults: {}, eosTokenIds: [] };
-  if (config.eosTokenIds.length === 0 && model.has("config.json")) {
+  if (config.eosTokenIds.length === 0 && tokenizerEos !== undefined) {
+    config.eosTokenIds = [tokenizerEos];
+  } else if (config.eosTokenIds.length === 0 && model.has("config.json")) {
     const text = await model.readText("config.json");
     config.eosTokenIds = parseEosTokenIds(`${model.address} config.json`, text);
   }

@@ -13,7 +13,7 @@ import { f32 } from "../quantization/f32.ts";
 import { BLOCK, type MatrixFormat } from "../quantization/matrix_format.ts";
 import { recipes, type Role, type Weights } from "../quantization/recipe.ts";
 import { rotary } from "../rotary.ts";
-import { rowsOf, sliceColumns, sliceRows } from "../row_sources.ts";
+import { sliceColumns, sliceRows } from "../row_sources.ts";
 import { largestTensorBytes, type StoredTensor, WeightStore } from "../weight_store.ts";
 
 /** The inputs of a step that every graph declares, see ARCHITECTURE.md, "The step". */
@@ -127,7 +127,7 @@ export class DecoderBuilder {
     }
     const { cos, sin, softmaxFactor } = rotary(this.config, width);
     for (const [name, table] of [["cos", cos], ["sin", sin]] as const) {
-      const [tensor] = this.weights.add(`rotary.${name}`, rowsOf(table, width / 2), f32);
+      const [tensor] = this.weights.add(`rotary.${name}`, table, f32);
       this.graph.op("Gather", [tensor!.name, "positions"], {}, { outputs: [name] });
     }
     return softmaxFactor;

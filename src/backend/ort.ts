@@ -6,7 +6,7 @@
  * small. Exactness between batch sizes is that of its matrix products, f32 noise and not bit for bit.
  * @module
  */
-import { BackendError, type HybridseekError, UnsupportedError } from "../errors.ts";
+import { BackendError, CapacityError, type HybridseekError, UnsupportedError } from "../errors.ts";
 import type { ModelPackage } from "../files/model_package.ts";
 import type { ModelSpec } from "../model_spec.ts";
 import type { GraphModel } from "../onnx/read_model.ts";
@@ -72,6 +72,7 @@ const NODE_PACKAGE_VERSION = "1.30.0";
  * @returns The backend, ready to run.
  * @throws {UnsupportedError} If no ONNX Runtime is installed or passed.
  * @throws {BackendError} If it refuses the model.
+ * @throws {CapacityError} If the cache does not fit the memory.
  */
 export async function openOrtBackend(
   model: ModelPackage,
@@ -105,7 +106,22 @@ export async function openOrtBackend(
       { cause },
     );
   }
-  return new OrtBackend(ort, session, graph, spec, stepLimits(spec, options, PREFERENCES));
+  const limits = stepLimits(spec, options, PREFERENCES);
+  try {
+    return new OrtBackend(ort, session, graph, spec, limits);
+  } catch (cause) {
+    await session.release();
+    if (!(cause instanceof RangeError)) throw cause;
+    throw new CapacityError(
+      "out_of_memory",
+      `Cannot open ${model.address} on backend ort: a cache of ${
+        limits.blocks * limits.blockSize
+      } ` +
+        `tokens, ${spec.cacheBytesPerToken} bytes each, is more than this runtime has; lower ` +
+        "contextLength or cacheTokens.",
+      { cause },
+    );
+  }
 }
 
 async function importOrt(): Promise<OrtModule> {

@@ -14,10 +14,11 @@ import { addGenerateCommand } from "./generate_command.ts";
 import { addInspectCommand } from "./inspect_command.ts";
 import { interrupted } from "./interrupt.ts";
 
-/** Exit codes, as shells use them: 130 is 128 + SIGINT. */
+/** Exit codes, as shells use them: 130 is 128 + SIGINT, 141 is 128 + SIGPIPE. */
 const FAILED = 1;
 const MISUSED = 2;
 const INTERRUPTED = 130;
+const UNREAD = 141;
 
 /**
  * Runs the command line.
@@ -54,4 +55,11 @@ function isProgram(): boolean {
   return path !== undefined && pathToFileURL(realpathSync(path)).href === import.meta.url;
 }
 
-if (isProgram()) process.exitCode = await main(process.argv.slice(2));
+if (isProgram()) {
+  // `hybridseek generate | head`: nobody reads on, which is no failure to report.
+  process.stdout.on("error", (error: Error & { code?: string }) => {
+    if (error.code === "EPIPE") process.exit(UNREAD);
+    throw error;
+  });
+  process.exitCode = await main(process.argv.slice(2));
+}

@@ -64,7 +64,11 @@ export function addSamplingOptions(command: Command, maxTokens: number): Command
     .option("--top-k <count>", "keep so many likeliest tokens", number)
     .option("--min-p <value>", "keep tokens at least so likely relative to the likeliest", number)
     .option("-s, --seed <integer>", "same seed, same text", number)
-    .option("--stop <text...>", "end at these texts");
+    .option("--stop <text>", "end at this text; may be given several times", collect);
+}
+
+function collect(text: string, earlier: string[] = []): string[] {
+  return [...earlier, text];
 }
 
 /** The sampling parameters that were asked for. @param options Parsed. @returns Parameters. */

@@ -112,6 +112,7 @@ export class Engine {
       for (let step = this.#scheduler.next(); step; step = this.#scheduler.next()) {
         if (step.copies.length > 0) await this.#backend.copyBlocks(step.copies);
         const { logits } = await this.#backend.run(step.plan);
+        this.#checkLogits(logits, step.plan.logitRows.length);
         this.#scheduler.commit(step);
         for (const part of step.parts) this.#take(part, logits);
       }
@@ -119,6 +120,16 @@ export class Engine {
       this.#fail(error);
     }
     this.#loop = undefined;
+  }
+
+  /** A graph may declare another vocabulary than its head has: rows would then be cut at wrong places. */
+  #checkLogits(logits: Float32Array, rows: number) {
+    if (logits.length === rows * this.#vocabSize) return;
+    throw new BackendError(
+      "backend_failed",
+      `Cannot use the step's logits: they are ${logits.length}, the graph declares ${rows} rows of ` +
+        `${this.#vocabSize}; export the checkpoint again.`,
+    );
   }
 
   /** Hands a part's logits to its request, unless that has ended while the step ran. */

@@ -22,6 +22,7 @@ interface OpenFile {
 interface FileSystem {
   open(path: string, flags: "r"): Promise<OpenFile>;
   realpath(path: string): Promise<string>;
+  stat(path: string): Promise<{ isFile(): boolean }>;
 }
 
 /** Not written into the import, so that bundlers for browsers leave it alone. */
@@ -46,17 +47,13 @@ export class FolderSource implements FileSource {
     signal?: AbortSignal,
   ): Promise<Uint8Array<ArrayBuffer>> {
     const file = await this.#file(name);
+    const { size } = await file.stat();
+    if (offset + length > size) this.#truncated(name, size, offset + length);
     const bytes = new Uint8Array(length);
     for (let done = 0; done < length;) {
       signal?.throwIfAborted();
       const { bytesRead } = await file.read(bytes, done, length - done, offset + done);
-      if (bytesRead === 0) {
-        throw new InvalidFileError(
-          this.path(name),
-          `Cannot read ${this.path(name)}: it ends at byte ${offset + done}, before ` +
-            `${offset + length}: it is truncated; get the file anew.`,
-        );
-      }
+      if (bytesRead === 0) this.#truncated(name, offset + done, offset + length);
       done += bytesRead;
     }
     return bytes;
@@ -79,6 +76,16 @@ export class FolderSource implements FileSource {
     this.#open.clear();
     const opened = await Promise.allSettled(files);
     await Promise.all(opened.map((file) => file.status === "fulfilled" && file.value.close()));
+  }
+
+  #truncated(name: string, size: number, end: number): never {
+    throw new InvalidFileError(
+      this.path(name),
+      `Cannot read ${
+        this.path(name)
+      }: it ends at byte ${size}, before ${end}: it is truncated; get ` +
+        "the file anew.",
+    );
   }
 
   #file(name: string): Promise<OpenFile> {
@@ -105,6 +112,10 @@ export class FolderSource implements FileSource {
           `Cannot read ${path}: it is a link to ${real}, outside of the package; copy the file into ` +
             "the folder.",
         );
+      }
+      // Asked before opening: a pipe would wait for a writer.
+      if (!(await system.stat(real)).isFile()) {
+        throw new InvalidFileError(path, `Cannot read ${path}: it is no file; get the file anew.`);
       }
       return await system.open(real, "r");
     } catch (cause) {

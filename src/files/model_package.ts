@@ -108,6 +108,8 @@ export class ModelPackage {
     if (this.#options.verify === false) {
       return await this.#source.read(name, offset, length, this.#options.signal);
     }
+    // The last chunk first: a file shorter than its manifest says is refused before memory is taken.
+    if (length > 0) await this.#chunk(file, Math.floor((offset + length - 1) / CHUNK_BYTES));
     const result = new Uint8Array(length);
     for (let position = offset; position < offset + length;) {
       const index = Math.floor(position / CHUNK_BYTES);

@@ -5,7 +5,7 @@
 import { InvalidFileError } from "../errors.ts";
 import type { FileSource } from "./file_source.ts";
 
-/** Largest file that is taken whole from a server that does not serve ranges, bytes. */
+/** Largest file that is taken whole: manifests, and all files of a server without ranges; bytes. */
 const MAX_WHOLE_BYTES = 256 * 1024 * 1024;
 
 /** A folder on a web server. */
@@ -29,14 +29,13 @@ export class UrlSource implements FileSource {
   ): Promise<Uint8Array<ArrayBuffer>> {
     const range = `bytes=${offset}-${offset + length - 1}`;
     const response = await this.#fetch(name, { headers: { range }, signal });
-    if (
-      response.status !== 206 && Number(response.headers.get("content-length")) > MAX_WHOLE_BYTES
-    ) {
+    const ranged = response.status === 206;
+    if (!ranged && Number(response.headers.get("content-length")) > MAX_WHOLE_BYTES) {
       await response.body?.cancel();
       this.#fail(name, `the server does not serve ranges (status ${response.status})`);
     }
-    const body = new Uint8Array(await response.arrayBuffer());
-    const bytes = response.status === 206 ? body : body.slice(offset, offset + length);
+    const body = await this.#body(name, response, ranged ? length : MAX_WHOLE_BYTES, signal);
+    const bytes = ranged ? body : body.slice(offset, offset + length);
     if (bytes.length !== length) {
       this.#fail(name, `${range} was asked for and ${bytes.length} bytes came`);
     }
@@ -46,7 +45,7 @@ export class UrlSource implements FileSource {
   /** See {@linkcode FileSource.readAll}. */
   async readAll(name: string, signal?: AbortSignal): Promise<Uint8Array<ArrayBuffer>> {
     const response = await this.#fetch(name, { signal });
-    return new Uint8Array(await response.arrayBuffer());
+    return await this.#body(name, response, MAX_WHOLE_BYTES, signal);
   }
 
   /** Nothing on the web has a path. @returns `undefined`. */
@@ -57,6 +56,35 @@ export class UrlSource implements FileSource {
   /** Nothing stays open. */
   close(): Promise<void> {
     return Promise.resolve();
+  }
+
+  /** A response's bytes, unless they are more than were asked for: a server may never end. */
+  async #body(
+    name: string,
+    response: Response,
+    most: number,
+    signal: AbortSignal | undefined,
+  ): Promise<Uint8Array<ArrayBuffer>> {
+    const reader = response.body?.getReader();
+    const pieces: Uint8Array<ArrayBuffer>[] = [];
+    let bytes = 0;
+    const next = async () => {
+      try {
+        return (await reader?.read())?.value;
+      } catch (cause) {
+        signal?.throwIfAborted();
+        this.#fail(name, `the connection broke (${(cause as Error).message})`, cause);
+      }
+    };
+    for (let piece = await next(); piece; piece = await next()) {
+      bytes += piece.length;
+      if (bytes > most) {
+        await reader?.cancel();
+        this.#fail(name, `more came than the ${most} bytes asked for`);
+      }
+      pieces.push(piece);
+    }
+    return new Uint8Array(await new Blob(pieces).arrayBuffer());
   }
 
   async #fetch(name: string, init: RequestInit): Promise<Response> {

@@ -74,10 +74,12 @@ export class ChatTemplate {
     try {
       this.#program = parse(tokenize(source, { lstrip_blocks: true, trim_blocks: true }));
     } catch (cause) {
-      const message = `Cannot compile chat template: ${messageOf(cause)}`;
+      const message = `Cannot compile chat template: ${messageOf(cause)}; `;
       throw file === undefined
-        ? new InvalidArgumentError("chatTemplate", message, { cause })
-        : new InvalidFileError(file, message, { cause });
+        ? new InvalidArgumentError("chatTemplate", message + "correct it.", { cause })
+        : new InvalidFileError(file, message + "get the file anew, or pass `chatTemplate`.", {
+          cause,
+        });
     }
   }
 

@@ -29,7 +29,8 @@ export function openNativeTokenizer(json: string): NativeTokenizer {
     const { unsupported, message } = error;
     error.free();
     if (unsupported) throw new UnsupportedError(message);
-    throw new InvalidFileError("tokenizer.json", message);
+    const wayOut = "get the file anew from the model's page";
+    throw new InvalidFileError("tokenizer.json", message.replace(/\.$/, `; ${wayOut}.`));
   }
 }
 

@@ -35,6 +35,12 @@ const FILE = "tokenizer_config.json";
  * @throws {UnsupportedError} If the file asks for spaces to be cleaned up when decoding.
  */
 export function readTokenizerConfig(config: TokenizerConfig): TokenizerSettings {
+  if (!isObject(config)) {
+    throw new InvalidFileError(
+      FILE,
+      `Cannot read ${FILE}: it is no JSON object; get the file anew.`,
+    );
+  }
   if (config.clean_up_tokenization_spaces === true) {
     throw new UnsupportedError(
       `Cannot reproduce ${FILE}: \`clean_up_tokenization_spaces\` is true, but decoding here ` +
@@ -62,7 +68,10 @@ export function readTokenizerConfig(config: TokenizerConfig): TokenizerSettings 
 }
 
 function invalid(field: string, what: string): InvalidFileError {
-  return new InvalidFileError(FILE, `Cannot read ${FILE}: \`${field}\` is ${what}.`);
+  return new InvalidFileError(
+    FILE,
+    `Cannot read ${FILE}: \`${field}\` is ${what}; correct the field, or get the file anew.`,
+  );
 }
 
 function isObject(value: unknown): value is { [field: string]: unknown } {

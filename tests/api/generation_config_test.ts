@@ -2,8 +2,18 @@
  * generation_config.json as Hugging Face's `generate` reads it.
  */
 import { strict as assert } from "node:assert";
+import { exportCheckpoint } from "../../export-tools/export_checkpoint.ts";
 import { InvalidFileError } from "../../src/errors.ts";
 import { parseEosTokenIds, parseGenerationConfig } from "../../src/generation_config.ts";
+import { LLM } from "../../src/llm.ts";
+import {
+  checkpointOf,
+  safetensorsOf,
+  tinyConfig,
+  tinyTensors,
+} from "../export/checkpoint_files.ts";
+import { temporaryPath } from "../packages.ts";
+import { tinyTokenizer } from "../text/tiny_tokenizer.ts";
 
 const parse = (value: unknown) => parseGenerationConfig("file", JSON.stringify(value));
 
@@ -31,9 +41,43 @@ Deno.test("the other sampling fields have their names", () => {
   });
 });
 
+Deno.test("a least number of tokens stands alone", () => {
+  assert.deepEqual(parse({ do_sample: true, min_new_tokens: 40 }).defaults, { minTokens: 40 });
+});
+
 Deno.test("config.json gives the end tokens where there is no generation config", () => {
   assert.deepEqual(parseEosTokenIds("config.json", '{ "eos_token_id": 2 }'), [2]);
   assert.deepEqual(parseEosTokenIds("config.json", '{ "eos_token_id": null }'), []);
+});
+
+/** Whether each token ends a text of a model whose config.json says that 2 is the end. */
+async function ends(tokens: number[], files: Record<string, object>): Promise<boolean[]> {
+  const tensors = tinyTensors();
+  for (const name of ["model.embed_tokens.weight", "lm_head.weight"]) {
+    tensors.set(name, { shape: [264, 8], values: new Float32Array(264 * 8) });
+  }
+  const checkpoint = await checkpointOf({
+    "config.json": { ...tinyConfig, vocab_size: 264, eos_token_id: 2 },
+    "model.safetensors": safetensorsOf(tensors),
+    ...files,
+  });
+  const { folder } = await exportCheckpoint(checkpoint, temporaryPath("package"));
+  await using llm = await LLM.open(folder);
+  const params = tokens.map((token) => ({ allowedTokenIds: [token], maxTokens: 3 }));
+  const results = await llm.generate(tokens.map(() => ({ promptTokenIds: [5] })), params);
+  return results.map(({ outputs }) => outputs[0]!.finishReason === "stop");
+}
+
+Deno.test("end tokens: generation_config.json, else the tokenizer's, else config.json's", async () => {
+  const tokenizer = {
+    "tokenizer.json": tinyTokenizer(),
+    "tokenizer_config.json": { eos_token: "</s>" }, // 259
+  };
+  const tokens = [2, 7, 259];
+  assert.deepEqual(await ends(tokens, {}), [true, false, false]);
+  assert.deepEqual(await ends(tokens, tokenizer), [false, false, true]);
+  const generation = { ...tokenizer, "generation_config.json": { eos_token_id: [7] } };
+  assert.deepEqual(await ends(tokens, generation), [false, true, false]);
 });
 
 Deno.test("malformed files are refused", () => {
@@ -41,6 +85,10 @@ Deno.test("malformed files are refused", () => {
     ["{", /it is no JSON/],
     ["[]", /it is no object/],
     ['{ "temperature": "hot" }', /its temperature is "hot", no number/],
+    ['{ "do_sample": true, "temperature": -1 }', /out of range \(Cannot use temperature = -1/],
+    ['{ "do_sample": true, "top_p": 2 }', /out of range \(Cannot use topP = 2/],
+    ['{ "max_new_tokens": 0 }', /out of range \(Cannot use maxTokens = 0/],
+    ['{ "max_new_tokens": 3, "min_new_tokens": 4 }', /out of range \(Cannot use minTokens = 4/],
     ['{ "eos_token_id": -1 }', /its eos_token_id is -1/],
     ['{ "eos_token_id": [1, "x"] }', /its eos_token_id is \[1,"x"\]/],
   ];

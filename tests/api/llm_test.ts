@@ -4,7 +4,7 @@
 import { strict as assert } from "node:assert";
 import {
   BackendError,
-  type CapacityError,
+  CapacityError,
   InvalidArgumentError,
   LLM,
   type SamplingParams,
@@ -267,12 +267,27 @@ Deno.test("what is out of range is refused by its name", async () => {
     [() => LLM.open(undefined, { contextLength: 4096 }), "contextLength", /it can be 1 to 2048/],
     [() => LLM.open(undefined, { cacheTokens: 100 }), "cacheTokens", /it can be 2048 to/],
     [() => LLM.open(undefined, { backend: "cuda" as "wasm" }), "backend", /"cuda"/],
+    [() => LLM.open("https://"), "location", /https:\/\/: it is neither a folder's path nor/],
+    [() => LLM.open("file:///%zz"), "location", /write an address as/],
+    [() => LLM.open(5 as unknown as string), "location", /Cannot open 5/],
+    [() => llm.chat(null as unknown as []), "conversations", /must be a list of messages/],
   ];
   for (const [call, field, message] of refused) {
     await assert.rejects(call, (error: InvalidArgumentError) => {
       assert(error instanceof InvalidArgumentError, String(error));
       assert.equal(error.field, field);
       assert.match(error.message, message);
+      return true;
+    });
+  }
+});
+
+Deno.test("a cache that no memory holds is refused with its size, on both backends", async () => {
+  const cacheTokens = 2 ** 31 - 1; // times 1,600 bytes: 3.1 TiB
+  for (const backend of ["wasm", "ort"] as const) {
+    await assert.rejects(LLM.open(undefined, { backend, cacheTokens }), (error: CapacityError) => {
+      assert(error instanceof CapacityError, `${backend}: ${error}`);
+      assert.match(error.message, /lower contextLength or cacheTokens/);
       return true;
     });
   }

@@ -9,7 +9,7 @@ const main = new URL("../../src/cli/main.ts", import.meta.url).pathname;
 
 function command(args: string[], stdin: "piped" | "null"): Deno.ChildProcess {
   return new Deno.Command(Deno.execPath(), {
-    args: ["run", "--allow-all", main, ...args],
+    args: ["run", "--quiet", "--allow-all", main, ...args], // quiet: no word of downloads
     stdin,
     stdout: "piped",
     stderr: "piped",
@@ -52,6 +52,27 @@ Deno.test("generate reads standard input, and --json prints one object", async (
 Deno.test("the same seed gives the same text", async () => {
   const args = ["generate", "-t", "1", "-n", "12", "-s", "9", STORY];
   assert.deepEqual(await run(args), await run(args));
+});
+
+Deno.test("--stop takes one text each time, and leaves the prompt alone", async () => {
+  const args = ["generate", "--json", "-t", "0", "-n", "24"];
+  const [{ text }] = JSON.parse((await run([...args, STORY])).stdout).outputs;
+  const [, second, third] = text.trim().split(" ");
+  const { stdout } = await run([...args, "--stop", third, "--stop", second, STORY]);
+  const { prompt, outputs: [stopped] } = JSON.parse(stdout);
+  assert.equal(prompt, STORY);
+  assert.equal(stopped.text, text.slice(0, text.indexOf(second)));
+  assert.equal(stopped.stopReason, second);
+});
+
+Deno.test("output that nobody reads on ends the program without a word", async () => {
+  const child = command(["generate", "-t", "0", "-n", "400", STORY], "null");
+  const reader = child.stdout.getReader();
+  await reader.read();
+  await reader.cancel();
+  const { code } = await child.status;
+  assert.equal(await new Response(child.stderr).text(), "");
+  assert.equal(code, 141);
 });
 
 Deno.test("chat answers one message from the arguments or standard input", async () => {

@@ -78,6 +78,11 @@ Deno.test("numbers that a format can not hold are refused, whatever was written 
   await refuses(await broken(Infinity), InvalidFileError, /int8: Infinity/, { weights: "int4" });
   const f16 = /lm_head\.weight as f16: 70000 does not fit half precision, whose largest is 65504/;
   await refuses(await broken(70000), InvalidFileError, f16, { weights: "f16" });
+  const f32 = /Cannot store lm_head\.weight as f32: -Infinity is no finite number.*checkpoint anew/;
+  await refuses(await broken(-Infinity), InvalidFileError, f32, { weights: "f32" });
+  // Norms are f32 in every format.
+  const norm = await tiny((tensors) => tensors.get("model.norm.weight")!.values[3] = NaN);
+  await refuses(norm, InvalidFileError, /model\.norm\.weight as f32: NaN/, { weights: "int4" });
 });
 
 Deno.test("an unknown architecture is refused with the supported ones", async () => {
@@ -87,6 +92,17 @@ Deno.test("an unknown architecture is refused with the supported ones", async ()
     UnsupportedError,
     /"mamba" is not supported, supported are deepseek_v2 .*llama/,
   );
+});
+
+Deno.test("more positions than a rotary table of 2 GiB holds are refused, not computed", async () => {
+  // Heads of 4 elements rotate in 2 pairs of 4 bytes each: 2^31 bytes are 2^28 positions.
+  for (const positions of [2 ** 28, 1e12]) {
+    const folder = await tiny((_, config) => config.max_position_embeddings = positions);
+    const message = new RegExp(
+      `max_position_embeddings is ${positions}, .* at most ${2 ** 28 - 1}`,
+    );
+    await refuses(folder, InvalidFileError, message);
+  }
 });
 
 Deno.test("PyTorch files are refused with the way out", async () => {
@@ -125,11 +141,28 @@ Deno.test("a folder without tensors or config, or with a broken one, is refused"
   await refuses(temporaryPath("nowhere"), InvalidFileError, /Cannot open .*config\.json/);
 });
 
+Deno.test("a folder in a tensor file's place is refused, one in a licence's place left out", async () => {
+  const folder = await checkpointOf({ "config.json": tinyConfig });
+  await Deno.mkdir(`${folder}/model.safetensors`);
+  await refuses(folder, InvalidFileError, /Cannot read .*model\.safetensors: it is no file/);
+
+  const licensed = await tiny();
+  await Deno.mkdir(`${licensed}/LICENSES`);
+  await Deno.writeTextFile(`${licensed}/LICENSE`, "MIT");
+  const path = temporaryPath("package");
+  await exportCheckpoint(licensed, path);
+  const manifest = parseManifest("", await Deno.readTextFile(`${path}/manifest.json`));
+  const licences = manifest.files.map(({ name }) => name).filter((name) => /^LICENSE/.test(name));
+  assert.deepEqual(licences, ["LICENSE"]);
+});
+
 Deno.test("an index that names files elsewhere is refused", async () => {
-  for (const name of ["../model.safetensors", "/etc/passwd", "a/b", "", "..", 5]) {
+  const indices = ["../model.safetensors", "/etc/passwd", "a/b", "", "..", 5]
+    .map((name) => JSON.stringify({ weight_map: { a: name } }));
+  for (const index of [...indices, "null", "[]"]) {
     const folder = await checkpointOf({
       "config.json": tinyConfig,
-      "model.safetensors.index.json": { weight_map: { a: name } },
+      "model.safetensors.index.json": new TextEncoder().encode(index),
     });
     await refuses(folder, InvalidFileError, /its weight_map must name files of the folder/);
   }

@@ -98,6 +98,26 @@ Deno.test("a missing data file is found", async () => {
   await refusesToOpen(folder, /Cannot open .*: it does not exist/);
 });
 
+Deno.test("a folder in a file's place is refused", async () => {
+  const folder = await tinyPackage();
+  await Deno.remove(`${folder}/${DATA}`);
+  await Deno.mkdir(`${folder}/${DATA}`);
+  await refusesToOpen(folder, /Cannot read .*model-00001-of-00001\.data: it is no file/);
+});
+
+Deno.test("a manifest that claims a terabyte costs no memory", async () => {
+  const folder = await tinyPackage();
+  const manifest: Manifest = JSON.parse(await Deno.readTextFile(`${folder}/manifest.json`));
+  const entry = manifest.files.find(({ name }) => name === "model.onnx")!;
+  entry.bytes = 2 ** 40;
+  entry.sha256 = Array(entry.bytes / CHUNK_BYTES).fill("0".repeat(64));
+  await Deno.writeTextFile(`${folder}/manifest.json`, JSON.stringify(manifest));
+  await refusesToOpen(
+    folder,
+    /model\.onnx: it ends at byte \d+, before 1099511627776: it is truncated/,
+  );
+});
+
 for (
   const location of ["../outside.data", "/etc/passwd", "a/b.data", "", "..", ".", "a\\b", "a\0b"]
 ) {
@@ -192,6 +212,22 @@ for (const [name, [change, message]] of Object.entries(forgeries)) {
     await refusesToOpen(folder, message);
   });
 }
+
+Deno.test("a graph that declares another vocabulary than its head has gives no logits", async () => {
+  for (const declared of [15, 17, 4000]) {
+    const folder = await tinyPackage();
+    await forgeGraph(folder, ({ graph }) => {
+      const { type } = graph!.output.find(({ name }) => name === "logits")!;
+      assert(type!.value.case === "tensorType");
+      type!.value.value.shape!.dim[1]!.value = { case: "dimValue", value: BigInt(declared) };
+    });
+    for (const backend of ["wasm", "ort"] as const) {
+      await using llm = await LLM.open(folder, { backend });
+      const message = new RegExp(`they are 48, the graph declares 3 rows of ${declared}`);
+      await assert.rejects(llm.forward([1, 2, 3]), { name: "BackendError", message }, backend);
+    }
+  }
+});
 
 Deno.test("a weight of another shape is refused by the engine before it is read", async () => {
   const folder = await tinyPackage();
@@ -298,6 +334,31 @@ for (const ranges of [true, false]) {
     await server.close();
   });
 }
+
+Deno.test("a server that sends without end, or too little, is refused", async () => {
+  const folder = await tinyPackage();
+  const bodies: Record<string, () => BodyInit> = {
+    endless: () =>
+      new ReadableStream({ pull: (controller) => controller.enqueue(new Uint8Array(65536)) }),
+    broken: () => new ReadableStream({ pull: (controller) => controller.error(new Error("gone")) }),
+    short: () => new Uint8Array(7),
+  };
+  const server = Deno.serve(
+    { port: 0, onListen: () => {}, onError: () => new Response() },
+    (request) => {
+      const [, kind, name] = new URL(request.url).pathname.split("/");
+      if (name !== "manifest.json") return new Response(bodies[kind!]!(), { status: 206 });
+      return new Response(Deno.readFileSync(`${folder}/${name}`));
+    },
+  );
+  const { port } = server.addr as Deno.NetAddr;
+  const open = (kind: string) => LLM.open(`http://127.0.0.1:${port}/${kind}`);
+  const refusal = (message: RegExp) => ({ name: "InvalidFileError", message });
+  await assert.rejects(open("endless"), refusal(/model\.onnx: more came than the \d+ bytes asked/));
+  await assert.rejects(open("broken"), refusal(/model\.onnx: the connection broke/));
+  await assert.rejects(open("short"), refusal(/model\.onnx: .* was asked for and 7 bytes came/));
+  await server.shutdown();
+});
 
 Deno.test("an address without a server is refused", async () => {
   await assert.rejects(LLM.open("http://127.0.0.1:9/none"), /Cannot read http:.*manifest\.json: /);

@@ -4,6 +4,7 @@
 import { strict as assert } from "node:assert";
 import { InvalidFileError, UnsupportedError } from "../../src/errors.ts";
 import { Tokenizer } from "../../src/text/tokenizer.ts";
+import type { TokenizerConfig } from "../../src/text/tokenizer_config.ts";
 import { addedToken, byteCharacters, type Json, tinyTokenizer } from "./tiny_tokenizer.ts";
 
 /** What a test does to the tiny tokenizer.json. */
@@ -220,7 +221,7 @@ Deno.test("fromJson() refuses text that is no JSON and says where it breaks", ()
       () => Tokenizer.fromJson(text),
       {
         name: "InvalidFileError",
-        message: /^Cannot read tokenizer.json: .+ at line 1 column \d+\.$/,
+        message: /^Cannot read tokenizer.json: .+ at line 1 column \d+; get the file anew .+\.$/,
       },
       text.slice(0, 40),
     );
@@ -283,7 +284,10 @@ Deno.test("fromJson() takes or refuses files with one character changed, and nev
 
 Deno.test("fromJson() refuses a tokenizer_config.json that is malformed or of another model", () => {
   const json = JSON.stringify(tinyTokenizer());
-  const cases: [{ [field: string]: unknown }, RegExp][] = [
+  const cases: [unknown, RegExp][] = [
+    [null, /it is no JSON object/],
+    [[], /it is no JSON object/],
+    ["<bos>", /it is no JSON object/],
     [{ bos_token: 7 }, /`bos_token` is neither a string nor/],
     [{ bos_token: { content: 7 } }, /`bos_token` is neither a string nor/],
     [{ bos_token: "<bos>" }, /its bos_token "<bos>" is no token of the other/],
@@ -298,7 +302,7 @@ Deno.test("fromJson() refuses a tokenizer_config.json that is malformed or of an
   ];
   for (const [config, message] of cases) {
     const expected = { name: "InvalidFileError", file: "tokenizer_config.json", message };
-    assert.throws(() => Tokenizer.fromJson(json, config), expected);
+    assert.throws(() => Tokenizer.fromJson(json, config as TokenizerConfig), expected);
   }
   const config = { clean_up_tokenization_spaces: true };
   assert.throws(() => Tokenizer.fromJson(json, config), UnsupportedError);
