@@ -115,7 +115,7 @@ Deno.test("memory is planned before it is taken, and refused with the way out", 
   assert.deepEqual(plans, [llm.info.bytes]);
 });
 
-Deno.test("threads, cacheType and memoryBytes that can not be are refused by name", async () => {
+Deno.test("threads, builds, cacheType and memoryBytes that can not be are refused by name", async () => {
   for (
     const [field, value] of [
       ["threads", 0],
@@ -125,6 +125,8 @@ Deno.test("threads, cacheType and memoryBytes that can not be are refused by nam
       ["memoryBytes", 0],
       ["memoryBytes", NaN],
       ["memoryBytes", "4GB"],
+      ["build", "x"],
+      ["build", "toString"],
       ["cacheType", "f16"],
       ["cacheType", "toString"],
     ] as const

@@ -104,7 +104,14 @@ export async function openWasmBackend(
   }
 }
 
-function checkOptions({ cacheType = "f32", memoryBytes }: WasmBackendOptions) {
+function checkOptions({ build, cacheType = "f32", memoryBytes }: WasmBackendOptions) {
+  if (build !== undefined && !Object.hasOwn(BUILDS, build)) {
+    throw new InvalidArgumentError(
+      "build",
+      `Cannot open the model: build is ${JSON.stringify(build)}, backend wasm has ` +
+        `${Object.keys(BUILDS).join(", ")}.`,
+    );
+  }
   if (!Object.hasOwn(CACHE_FORMATS, cacheType)) {
     throw new InvalidArgumentError(
       "cacheType",
