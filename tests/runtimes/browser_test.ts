@@ -17,13 +17,14 @@ const FLAGS = [
 
 const GENERATE = `
   import { LLM } from "./bundle.js";
-  export async function generate({ prompt, params }) {
+  export async function generate({ prompt, params, options }) {
     const steps = [];
     const onProgress = (done, total) => steps.push(done / total);
-    const llm = await LLM.open(new URL("/models/reference/", location.href), { onProgress });
+    const llm = await LLM.open(new URL("/models/reference/", location.href), { onProgress, ...options });
     const [result] = await llm.generate(prompt, params);
     await llm.close();
-    return { outputs: result.outputs, loaded: steps.at(-1), build: llm.info.build };
+    return { outputs: result.outputs, loaded: steps.at(-1), build: llm.info.build,
+      threads: llm.info.threads };
   }`;
 const WORKER = `
   import { generate } from "./generate.js";
@@ -42,7 +43,7 @@ function exists(path: string): boolean {
 const missing = exists(CHROMIUM) ? undefined : `no ${CHROMIUM}`;
 
 Deno.test(
-  needsRuntimes("the bundle generates Deno's text in Chromium, on a page and in a worker", missing),
+  needsRuntimes("the bundle generates Deno's text in Chromium: page, worker, threads", missing),
   async () => {
     const folder = await bundleFolder();
     await Deno.writeTextFile(`${folder}/generate.js`, GENERATE);
@@ -54,10 +55,11 @@ Deno.test(
     try {
       const page = await browser.newPage();
       await page.goto(`${server.address}/index.html`);
-      const onPage = await page.evaluate(async (given: unknown) => {
-        const { generate } = await import("/generate.js" as string);
-        return await generate(given);
-      }, request);
+      const onPage = (options: unknown) =>
+        page.evaluate(async (given: unknown) => {
+          const { generate } = await import("/generate.js" as string);
+          return await generate(given);
+        }, { ...request, options });
       const inWorker = await page.evaluate((given: unknown) => {
         const worker = new Worker("/worker.js", { type: "module" });
         worker.postMessage(given);
@@ -66,9 +68,22 @@ Deno.test(
           worker.onerror = ({ message }) => reject(new Error(message));
         });
       }, request);
-      const want = { outputs: await denoOutputs(), loaded: 1, build: "relaxed-simd" };
-      assert.deepEqual(onPage, want);
+      const want = { outputs: await denoOutputs(), loaded: 1, build: "relaxed-simd", threads: 1 };
+      assert.deepEqual(await onPage({}), want);
       assert.deepEqual(inWorker, want);
+      const threaded = { ...want, threads: 2 };
+      assert.deepEqual(await onPage({ threads: 2 }), {
+        ...threaded,
+        build: "threads-relaxed-simd",
+      });
+      assert.deepEqual(await onPage({ threads: 2, build: "memory64" }), {
+        ...threaded,
+        build: "memory64",
+      });
+      // Without the headers that isolate a page there is no shared memory.
+      await page.goto(`${server.address}/index.html?plain`);
+      assert.deepEqual(await onPage({}), want);
+      await assert.rejects(onPage({ threads: 2 }), /the page is not cross-origin isolated/);
     } finally {
       await browser.close();
       await server.close();

@@ -8,9 +8,9 @@ import { denoOutputs, needsRuntimes, repository, request, run } from "./runtimes
 
 /** Each runtime's npm package and the program it brings. */
 const runtimes = [
-  { name: "Node 20", npm: "node@20", program: "node" },
-  { name: "Node 22", npm: "node@22", program: "node" },
-  { name: "Bun", npm: "bun@1", program: "bun" },
+  { name: "Node 20", npm: "node@20", program: "node", build: "threads-simd" },
+  { name: "Node 22", npm: "node@22", program: "node", build: "threads-relaxed-simd" },
+  { name: "Bun", npm: "bun@1", program: "bun", build: "threads-relaxed-simd" },
 ];
 
 let tarball: Promise<string> | undefined;
@@ -21,7 +21,7 @@ function pack(): Promise<string> {
   return tarball ??= run(Deno.execPath(), args, repository).then(() => path);
 }
 
-for (const { name, npm, program } of runtimes) {
+for (const { name, npm, program, build } of runtimes) {
   Deno.test(needsRuntimes(`the npm package generates Deno's text in ${name}`), async () => {
     const folder = temporaryPath("project");
     await Deno.mkdir(folder);
@@ -38,11 +38,14 @@ for (const { name, npm, program } of runtimes) {
        const llm = await LLM.open();
        const [result] = await llm.generate(${JSON.stringify(prompt)}, ${JSON.stringify(params)});
        await llm.close();
-       console.log(JSON.stringify(result.outputs));`,
+       const threaded = await LLM.open(undefined, { threads: 2 });
+       const [same] = await threaded.generate(${JSON.stringify(prompt)}, ${JSON.stringify(params)});
+       // Not closed: workers at rest do not keep the process alive.
+       console.log(JSON.stringify([result.outputs, same.outputs, threaded.info.build]));`,
     );
     const binary = `${folder}/node_modules/.bin/${program}`;
     const want = await denoOutputs() as { text: string }[];
-    assert.deepEqual(JSON.parse(await run(binary, ["generate.js"], folder)), want);
+    assert.deepEqual(JSON.parse(await run(binary, ["generate.js"], folder)), [want, want, build]);
 
     const main = "node_modules/@hybridseek/hybridseek/src/cli/main.js";
     const args = ["generate", "-t", "0.7", "-s", "5", "-n", "40", prompt];

@@ -48,18 +48,28 @@ export async function bundleFolder(): Promise<string> {
   return folder;
 }
 
-/** Serves files: of a folder, and below /models/ those of the repository. */
+/** What isolates a page, so that it may share memory with its workers. */
+const ISOLATION = {
+  "cross-origin-opener-policy": "same-origin",
+  "cross-origin-embedder-policy": "require-corp",
+};
+
+/**
+ * Serves files: of a folder, and below /models/ those of the repository; isolated, but for addresses that end
+ * in ?plain.
+ */
 export function serveFolder(folder: string): { address: string; close: () => Promise<void> } {
   const types: Record<string, string> = { html: "text/html", js: "text/javascript" };
   const server = Deno.serve(
     { port: 0, hostname: "127.0.0.1", onListen: () => {} },
     async (incoming) => {
-      const { pathname } = new URL(incoming.url);
+      const { pathname, search } = new URL(incoming.url);
       const path = (pathname.startsWith("/models/") ? repository : folder) + pathname;
       const body = await Deno.readFile(path).catch(() => undefined);
       if (!body) return new Response("none", { status: 404 });
       const type = types[path.split(".").at(-1)!] ?? "application/octet-stream";
-      return new Response(body, { headers: { "content-type": type } });
+      const isolation = search === "?plain" ? {} : ISOLATION;
+      return new Response(body, { headers: { "content-type": type, ...isolation } });
     },
   );
   return { address: `http://127.0.0.1:${server.addr.port}`, close: () => server.shutdown() };

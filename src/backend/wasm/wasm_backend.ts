@@ -104,7 +104,14 @@ export async function openWasmBackend(
   }
 }
 
-function checkOptions({ cacheType = "f32", memoryBytes }: WasmBackendOptions) {
+function checkOptions({ build, cacheType = "f32", memoryBytes }: WasmBackendOptions) {
+  if (build !== undefined && !Object.hasOwn(BUILDS, build)) {
+    throw new InvalidArgumentError(
+      "build",
+      `Cannot open the model: build is ${JSON.stringify(build)}, backend wasm has ` +
+        `${Object.keys(BUILDS).join(", ")}.`,
+    );
+  }
   if (!Object.hasOwn(CACHE_FORMATS, cacheType)) {
     throw new InvalidArgumentError(
       "cacheType",
@@ -112,7 +119,7 @@ function checkOptions({ cacheType = "f32", memoryBytes }: WasmBackendOptions) {
         `${Object.keys(CACHE_FORMATS).join(", ")}.`,
     );
   }
-  if (memoryBytes !== undefined && !(memoryBytes > 0)) {
+  if (memoryBytes !== undefined && !(typeof memoryBytes === "number" && memoryBytes > 0)) {
     throw new InvalidArgumentError(
       "memoryBytes",
       `Cannot open the model: memoryBytes is ${memoryBytes}, it must be a number of bytes above 0.`,

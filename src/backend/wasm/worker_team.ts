@@ -32,11 +32,15 @@ interface ThreadMessage {
  * `port` and `listen` are the worker's end of the line.
  */
 const WORKER = `
+const SLEEP_MS = 100; // then it looks whether another thread was lost
 let run;
 listen(({ module, memory, stack, thread, wide, job }) => {
   try {
     if (module) {
-      const { exports } = new WebAssembly.Instance(module, { env: { memory } });
+      const words = new Int32Array(memory.buffer);
+      const sleep = (word, value) => Atomics.wait(words, Number(word) / 4, value, SLEEP_MS);
+      const wake = (word) => Atomics.notify(words, Number(word) / 4);
+      const { exports } = new WebAssembly.Instance(module, { env: { memory, sleep, wake } });
       const address = wide ? BigInt : Number;
       exports.__stack_pointer.value = address(stack);
       run = (job) => {

@@ -9,7 +9,6 @@
 #![cfg_attr(target_family = "wasm", no_std)]
 #![cfg_attr(target_family = "wasm", feature(asm_experimental_arch))]
 #![cfg_attr(target_arch = "wasm64", feature(simd_wasm64))]
-#![cfg_attr(target_feature = "atomics", feature(stdarch_wasm_atomic_wait))]
 
 #[cfg(target_family = "wasm")]
 pub mod exports;

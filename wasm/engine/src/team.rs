@@ -122,27 +122,29 @@ impl<'a> Team<'a> {
     }
 }
 
-/// How long a thread sleeps before it looks again whether another was lost, nanoseconds.
+// JavaScript's Atomics.wait and notify on the word, see `src/backend/wasm/worker_team.ts`. The instructions
+// memory.atomic.wait32 and notify would do as well, but for V8 before 12: its first compiler, which runs a
+// function until the optimized code is ready, traps on the wait.
 #[cfg(all(target_family = "wasm", target_feature = "atomics"))]
-const SLEEP_NANOSECONDS: i64 = 100_000_000;
+#[link(wasm_import_module = "env")]
+extern "C" {
+    #[link_name = "sleep"]
+    fn import_sleep(word: *const AtomicU32, while_it_is: u32);
+    #[link_name = "wake"]
+    fn import_wake(word: *const AtomicU32);
+}
 
-/// Sleeps until woken, unless the word has changed already.
+/// Sleeps for a while or until woken, unless the word has changed already.
 #[cfg(all(target_family = "wasm", target_feature = "atomics"))]
 fn sleep(word: &AtomicU32, while_it_is: u32) {
-    // SAFETY: the word is aligned and lives in the shared memory.
-    unsafe {
-        crate::wasm::memory_atomic_wait32(
-            word.as_ptr() as *mut i32,
-            while_it_is as i32,
-            SLEEP_NANOSECONDS,
-        )
-    };
+    // SAFETY: the functions touch nothing but the word.
+    unsafe { import_sleep(word, while_it_is) };
 }
 
 #[cfg(all(target_family = "wasm", target_feature = "atomics"))]
 fn wake(word: &AtomicU32) {
     // SAFETY: as above.
-    unsafe { crate::wasm::memory_atomic_notify(word.as_ptr() as *mut i32, u32::MAX) };
+    unsafe { import_wake(word) };
 }
 
 /// A module without atomics has one thread, which never waits.

@@ -115,6 +115,9 @@ fn share_groups(
     y: StridedMut,
     multiply: impl Fn(&Matrix, &mut StridedMut),
 ) {
+    if y.values.is_empty() {
+        return; // a step may want no logits
+    }
     let groups = w.rows.div_ceil(GROUP);
     let grain = grain_of(w.format.group_bytes(w.columns), groups, team);
     team.share(groups, grain, |range| {
