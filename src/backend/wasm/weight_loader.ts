@@ -127,7 +127,11 @@ function chunksOf(parts: WeightPart[]): Chunk[] {
   for (const { source: { file, offset, bytes } } of parts) {
     if (!ends.has(file)) ends.set(file, new Map());
     const ofFile = ends.get(file)!;
-    for (let index = Math.floor(offset / CHUNK_BYTES); index * CHUNK_BYTES < offset + bytes; index++) {
+    for (
+      let index = Math.floor(offset / CHUNK_BYTES);
+      index * CHUNK_BYTES < offset + bytes;
+      index++
+    ) {
       const end = Math.min((index + 1) * CHUNK_BYTES, offset + bytes);
       ofFile.set(index, Math.max(end, ofFile.get(index) ?? 0));
     }

@@ -362,18 +362,13 @@ mod lanes {
         pub fn splat(value: i8) -> Self {
             Self(i8x16_splat(value))
         }
-        /// # Safety
-        /// `to` must point to sixteen writable bytes.
-        #[inline(always)]
-        pub unsafe fn store(self, to: *mut u8) {
-            v128_store(to as *mut v128, self.0)
-        }
         /// Of 32 nibbles, two a byte, the low one first: byte i holds nibble i and, high, nibble 16 + i.
         #[inline(always)]
         pub fn split_nibbles(self) -> Self {
             let even = v128_and(self.0, u8x16_splat(15));
             let odd = u8x16_shr(self.0, 4);
-            let low = i8x16_shuffle::<0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23>(even, odd);
+            let low =
+                i8x16_shuffle::<0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23>(even, odd);
             let high = i8x16_shuffle::<8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31>(
                 even, odd,
             );
@@ -382,14 +377,10 @@ mod lanes {
         /// Four times four words of four bytes, rows and columns swapped.
         #[inline(always)]
         pub fn transpose_words([a, b, c, d]: [Self; 4]) -> [Self; 4] {
-            let (ab, cd) = (
-                i32x4_shuffle::<0, 4, 1, 5>(a.0, b.0),
-                i32x4_shuffle::<0, 4, 1, 5>(c.0, d.0),
-            );
-            let (ab_high, cd_high) = (
-                i32x4_shuffle::<2, 6, 3, 7>(a.0, b.0),
-                i32x4_shuffle::<2, 6, 3, 7>(c.0, d.0),
-            );
+            let (ab, cd) =
+                (i32x4_shuffle::<0, 4, 1, 5>(a.0, b.0), i32x4_shuffle::<0, 4, 1, 5>(c.0, d.0));
+            let (ab_high, cd_high) =
+                (i32x4_shuffle::<2, 6, 3, 7>(a.0, b.0), i32x4_shuffle::<2, 6, 3, 7>(c.0, d.0));
             [
                 Self(i64x2_shuffle::<0, 2>(ab, cd)),
                 Self(i64x2_shuffle::<1, 3>(ab, cd)),
@@ -703,12 +694,6 @@ mod lanes {
         #[inline(always)]
         pub fn splat(value: i8) -> Self {
             Self([value; 16])
-        }
-        /// # Safety
-        /// `to` must point to sixteen writable bytes.
-        #[inline(always)]
-        pub unsafe fn store(self, to: *mut u8) {
-            (to as *mut [i8; 16]).write_unaligned(self.0)
         }
         /// Of 32 nibbles, two a byte, the low one first: byte i holds nibble i and, high, nibble 16 + i.
         #[inline(always)]

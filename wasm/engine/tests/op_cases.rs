@@ -73,11 +73,6 @@ impl Case {
         chunks.map(|bytes| i32::from_le_bytes(bytes.try_into().unwrap())).collect()
     }
 
-    fn f16s(&self, name: &str) -> Vec<u16> {
-        let chunks = self.bytes(name).chunks_exact(2);
-        chunks.map(|bytes| u16::from_le_bytes(bytes.try_into().unwrap())).collect()
-    }
-
     fn f64s(&self, name: &str) -> Vec<f64> {
         let chunks = self.bytes(name).chunks_exact(8);
         chunks.map(|bytes| f64::from_le_bytes(bytes.try_into().unwrap())).collect()

@@ -49,7 +49,7 @@ const ROUNDING: f32 = 12582912.0; // 1.5 * 2^23
 /// # Safety
 /// `values` must point to BLOCK readable numbers.
 #[inline(always)]
-unsafe fn quantize_block(values: *const f32) -> QuantizedBlock {
+pub(super) unsafe fn quantize_block(values: *const f32) -> QuantizedBlock {
     let lanes: [F32x4; BLOCK / 4] = core::array::from_fn(|i| F32x4::load(values.add(i * 4)));
     // As integers, the bits of magnitudes are ordered as the numbers are, with NaN above all.
     let bits = |i: usize| lanes[i].abs().as_i32();
