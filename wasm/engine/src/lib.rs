@@ -7,6 +7,7 @@
 //! F expert hidden, P tokens per block, M blocks per sequence.
 
 #![cfg_attr(target_family = "wasm", no_std)]
+#![cfg_attr(target_family = "wasm", feature(asm_experimental_arch))]
 #![cfg_attr(target_arch = "wasm64", feature(simd_wasm64))]
 
 #[cfg(target_family = "wasm")]

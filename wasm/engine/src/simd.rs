@@ -5,10 +5,21 @@
 
 #[cfg(target_family = "wasm")]
 mod lanes {
+    use core::arch::asm;
     #[cfg(target_arch = "wasm32")]
     use core::arch::wasm32::*;
     #[cfg(target_arch = "wasm64")]
     use core::arch::wasm64::*;
+
+    /// Makes the compiler compute a value at this place. LLVM would regroup a sum and compute it in one
+    /// go at its end, with all that goes into it alive by then: sixteen registers hold a tile only if its
+    /// sums grow side by side. The use that it sees here is none to the engine, which drops it.
+    #[inline(always)]
+    fn keep(value: v128) {
+        let lane = i32x4_extract_lane::<0>(value);
+        // SAFETY: no instruction.
+        unsafe { asm!("# {0}", in(local) lane, options(nomem, nostack, preserves_flags)) };
+    }
 
     /// Four f32.
     #[derive(Clone, Copy)]
@@ -118,10 +129,31 @@ mod lanes {
         pub fn to_i32(self) -> I32x4 {
             I32x4(i32x4_trunc_sat_f32x4(self.0))
         }
+        /// The same bits as i32.
+        #[inline(always)]
+        pub fn as_i32(self) -> I32x4 {
+            I32x4(self.0)
+        }
         /// `then` in the lanes where `self < other`, `otherwise` in the rest.
         #[inline(always)]
         pub fn if_less(self, other: Self, then: Self, otherwise: Self) -> Self {
             Self(v128_bitselect(then.0, otherwise.0, f32x4_lt(self.0, other.0)))
+        }
+        /// Lane `i`, four times.
+        #[inline(always)]
+        pub fn splat_lane(self, i: usize) -> Self {
+            Self(match i {
+                0 => i32x4_shuffle::<0, 0, 0, 0>(self.0, self.0),
+                1 => i32x4_shuffle::<1, 1, 1, 1>(self.0, self.0),
+                2 => i32x4_shuffle::<2, 2, 2, 2>(self.0, self.0),
+                _ => i32x4_shuffle::<3, 3, 3, 3>(self.0, self.0),
+            })
+        }
+        /// The same, computed here: see [`keep`].
+        #[inline(always)]
+        pub fn kept(self) -> Self {
+            keep(self.0);
+            self
         }
         #[inline(always)]
         pub fn to_array(self) -> [f32; 4] {
@@ -135,6 +167,12 @@ mod lanes {
     }
 
     impl I32x4 {
+        /// The same, computed here: see [`keep`].
+        #[inline(always)]
+        pub fn kept(self) -> Self {
+            keep(self.0);
+            self
+        }
         #[inline(always)]
         pub fn splat(value: i32) -> Self {
             Self(i32x4_splat(value))
@@ -146,6 +184,20 @@ mod lanes {
         #[inline(always)]
         pub fn shl<const BITS: u32>(self) -> Self {
             Self(i32x4_shl(self.0, BITS))
+        }
+        #[inline(always)]
+        pub fn sub(self, other: Self) -> Self {
+            Self(i32x4_sub(self.0, other.0))
+        }
+        /// The larger of each pair.
+        #[inline(always)]
+        pub fn max(self, other: Self) -> Self {
+            Self(i32x4_max(self.0, other.0))
+        }
+        /// As i16, `self` first; what does not fit saturates.
+        #[inline(always)]
+        pub fn narrow(self, other: Self) -> I16x8 {
+            I16x8(i16x8_narrow_i32x4(self.0, other.0))
         }
         /// As f32, rounded to nearest.
         #[inline(always)]
@@ -177,17 +229,51 @@ mod lanes {
     }
 
     impl I16x8 {
+        /// The same, computed here: see [`keep`].
+        #[inline(always)]
+        pub fn kept(self) -> Self {
+            keep(self.0);
+            self
+        }
         #[inline(always)]
         pub fn splat(value: i16) -> Self {
             Self(i16x8_splat(value))
         }
-        /// Four i8, extended, twice: `[a0, a1, a2, a3, a0, a1, a2, a3]`.
+        /// # Safety
+        /// `from` must point to sixteen readable bytes.
+        #[inline(always)]
+        pub unsafe fn load(from: *const u8) -> Self {
+            Self(v128_load(from as *const v128))
+        }
+        /// # Safety
+        /// `to` must point to sixteen writable bytes.
+        #[inline(always)]
+        pub unsafe fn store(self, to: *mut u8) {
+            v128_store(to as *mut v128, self.0)
+        }
+        /// Two i16, four times.
         ///
         /// # Safety
-        /// `from` must point to four readable bytes.
+        /// `from` must be readable.
         #[inline(always)]
-        pub unsafe fn load_four_twice(from: *const i8) -> Self {
-            Self(i16x8_extend_low_i8x16(v128_load32_splat(from as *const u32)))
+        pub unsafe fn load_pair_splat(from: *const [i16; 2]) -> Self {
+            Self(v128_load32_splat(from as *const u32))
+        }
+        /// Eight i8, extended.
+        ///
+        /// # Safety
+        /// `from` must point to eight readable bytes.
+        #[inline(always)]
+        pub unsafe fn load_i8(from: *const i8) -> Self {
+            Self(i16x8_load_extend_i8x8(from))
+        }
+        /// Elements 0-3 (of half 0) or 4-7 (1), twice.
+        #[inline(always)]
+        pub fn four_twice(self, half: usize) -> Self {
+            match half {
+                0 => Self(i64x2_shuffle::<0, 0>(self.0, self.0)),
+                _ => Self(i64x2_shuffle::<1, 1>(self.0, self.0)),
+            }
         }
         #[inline(always)]
         pub fn add(self, other: Self) -> Self {
@@ -203,20 +289,10 @@ mod lanes {
         pub fn add_neighbours(self) -> I32x4 {
             I32x4(i32x4_extadd_pairwise_i16x8(self.0))
         }
-        /// Elements 0 and 2, four times.
+        /// As bytes, `self` first; what does not fit saturates.
         #[inline(always)]
-        pub fn even_pair(self) -> Self {
-            Self(i16x8_shuffle::<0, 2, 0, 2, 0, 2, 0, 2>(self.0, self.0))
-        }
-        /// Elements 1 and 3, four times.
-        #[inline(always)]
-        pub fn odd_pair(self) -> Self {
-            Self(i16x8_shuffle::<1, 3, 1, 3, 1, 3, 1, 3>(self.0, self.0))
-        }
-        /// Each element shifted right by BITS, then its low four bits.
-        #[inline(always)]
-        pub fn nibble<const BITS: u32>(self) -> Self {
-            Self(v128_and(u16x8_shr(self.0, BITS), i16x8_splat(15)))
+        pub fn narrow(self, other: Self) -> I8x16 {
+            I8x16(i8x16_narrow_i16x8(self.0, other.0))
         }
     }
 
@@ -232,23 +308,34 @@ mod lanes {
         /// # Safety
         /// `from` must point to four readable bytes.
         #[inline(always)]
-        pub unsafe fn load_four_splat(from: *const i8) -> Self {
+        pub unsafe fn load_four_splat(from: *const u8) -> Self {
             Self(v128_load32_splat(from as *const u32))
         }
-        /// Bytes 0 to 7 as i16.
+        /// Bytes 4i to 4i + 3, four times, for i below 4.
         #[inline(always)]
-        pub fn low(self) -> I16x8 {
-            I16x8(i16x8_extend_low_i8x16(self.0))
+        pub fn splat_four(self, i: usize) -> Self {
+            Self(match i {
+                0 => i32x4_shuffle::<0, 0, 0, 0>(self.0, self.0),
+                1 => i32x4_shuffle::<1, 1, 1, 1>(self.0, self.0),
+                2 => i32x4_shuffle::<2, 2, 2, 2>(self.0, self.0),
+                _ => i32x4_shuffle::<3, 3, 3, 3>(self.0, self.0),
+            })
         }
-        /// Bytes 8 to 15 as i16.
+        /// # Safety
+        /// `to` must point to sixteen writable bytes.
         #[inline(always)]
-        pub fn high(self) -> I16x8 {
-            I16x8(i16x8_extend_high_i8x16(self.0))
+        pub unsafe fn store(self, to: *mut u8) {
+            v128_store(to as *mut v128, self.0)
         }
-        /// The same bytes as eight i16.
+        /// Bytes 0 to 7, unsigned, as i16.
         #[inline(always)]
-        pub fn as_i16(self) -> I16x8 {
-            I16x8(self.0)
+        pub fn low_unsigned(self) -> I16x8 {
+            I16x8(i16x8_extend_low_u8x16(self.0))
+        }
+        /// Bytes 8 to 15, unsigned, as i16.
+        #[inline(always)]
+        pub fn high_unsigned(self) -> I16x8 {
+            I16x8(i16x8_extend_high_u8x16(self.0))
         }
         /// The low four bits of each byte.
         #[inline(always)]
@@ -386,10 +473,25 @@ mod lanes {
         pub fn to_i32(self) -> I32x4 {
             I32x4(self.0.map(|value| value as i32))
         }
+        /// The same bits as i32.
+        #[inline(always)]
+        pub fn as_i32(self) -> I32x4 {
+            I32x4(self.0.map(|value| value.to_bits() as i32))
+        }
         /// `then` in the lanes where `self < other`, `otherwise` in the rest.
         #[inline(always)]
         pub fn if_less(self, other: Self, then: Self, otherwise: Self) -> Self {
             Self(from_fn(|i| if self.0[i] < other.0[i] { then.0[i] } else { otherwise.0[i] }))
+        }
+        /// Lane `i`, four times.
+        #[inline(always)]
+        pub fn splat_lane(self, i: usize) -> Self {
+            Self([self.0[i]; 4])
+        }
+        /// The same; natively it has no use.
+        #[inline(always)]
+        pub fn kept(self) -> Self {
+            self
         }
         #[inline(always)]
         pub fn to_array(self) -> [f32; 4] {
@@ -398,6 +500,11 @@ mod lanes {
     }
 
     impl I32x4 {
+        /// The same; natively it has no use.
+        #[inline(always)]
+        pub fn kept(self) -> Self {
+            self
+        }
         #[inline(always)]
         pub fn splat(value: i32) -> Self {
             Self([value; 4])
@@ -409,6 +516,21 @@ mod lanes {
         #[inline(always)]
         pub fn shl<const BITS: u32>(self) -> Self {
             Self(self.0.map(|value| value << BITS))
+        }
+        #[inline(always)]
+        pub fn sub(self, other: Self) -> Self {
+            Self(from_fn(|i| self.0[i].wrapping_sub(other.0[i])))
+        }
+        /// The larger of each pair.
+        #[inline(always)]
+        pub fn max(self, other: Self) -> Self {
+            Self(from_fn(|i| self.0[i].max(other.0[i])))
+        }
+        /// As i16, `self` first; what does not fit saturates.
+        #[inline(always)]
+        pub fn narrow(self, other: Self) -> I16x8 {
+            let element = |i: usize| if i < 4 { self.0[i] } else { other.0[i - 4] };
+            I16x8(from_fn(|i| element(i).clamp(i16::MIN as i32, i16::MAX as i32) as i16))
         }
         /// As f32, rounded to nearest.
         #[inline(always)]
@@ -433,18 +555,39 @@ mod lanes {
     }
 
     impl I16x8 {
+        /// The same; natively it has no use.
+        #[inline(always)]
+        pub fn kept(self) -> Self {
+            self
+        }
         #[inline(always)]
         pub fn splat(value: i16) -> Self {
             Self([value; 8])
         }
-        /// Four i8, extended, twice: `[a0, a1, a2, a3, a0, a1, a2, a3]`.
+        /// # Safety
+        /// `from` must point to sixteen readable bytes.
+        #[inline(always)]
+        pub unsafe fn load(from: *const u8) -> Self {
+            Self((from as *const [i16; 8]).read_unaligned())
+        }
+        /// # Safety
+        /// `to` must point to sixteen writable bytes.
+        #[inline(always)]
+        pub unsafe fn store(self, to: *mut u8) {
+            (to as *mut [i16; 8]).write_unaligned(self.0)
+        }
+        /// Eight i8, extended.
         ///
         /// # Safety
-        /// `from` must point to four readable bytes.
+        /// `from` must point to eight readable bytes.
         #[inline(always)]
-        pub unsafe fn load_four_twice(from: *const i8) -> Self {
-            let four = (from as *const [i8; 4]).read_unaligned();
-            Self(from_fn(|i| four[i % 4] as i16))
+        pub unsafe fn load_i8(from: *const i8) -> Self {
+            Self((from as *const [i8; 8]).read_unaligned().map(i16::from))
+        }
+        /// Elements 0-3 (of half 0) or 4-7 (1), twice.
+        #[inline(always)]
+        pub fn four_twice(self, half: usize) -> Self {
+            Self(from_fn(|i| self.0[half * 4 + i % 4]))
         }
         #[inline(always)]
         pub fn add(self, other: Self) -> Self {
@@ -461,20 +604,11 @@ mod lanes {
         pub fn add_neighbours(self) -> I32x4 {
             I32x4(from_fn(|i| self.0[2 * i] as i32 + self.0[2 * i + 1] as i32))
         }
-        /// Elements 0 and 2, four times.
+        /// As bytes, `self` first; what does not fit saturates.
         #[inline(always)]
-        pub fn even_pair(self) -> Self {
-            Self(from_fn(|i| self.0[i % 2 * 2]))
-        }
-        /// Elements 1 and 3, four times.
-        #[inline(always)]
-        pub fn odd_pair(self) -> Self {
-            Self(from_fn(|i| self.0[i % 2 * 2 + 1]))
-        }
-        /// Each element shifted right by BITS, then its low four bits.
-        #[inline(always)]
-        pub fn nibble<const BITS: u32>(self) -> Self {
-            Self(self.0.map(|value| ((value as u16) >> BITS & 15) as i16))
+        pub fn narrow(self, other: Self) -> I8x16 {
+            let element = |i: usize| if i < 8 { self.0[i] } else { other.0[i - 8] };
+            I8x16(from_fn(|i| element(i).clamp(-128, 127) as i8))
         }
     }
 
@@ -485,30 +619,31 @@ mod lanes {
         pub unsafe fn load(from: *const u8) -> Self {
             Self((from as *const [i8; 16]).read_unaligned())
         }
-        /// Four bytes, four times.
-        ///
         /// # Safety
-        /// `from` must point to four readable bytes.
+        /// `to` must point to sixteen writable bytes.
         #[inline(always)]
-        pub unsafe fn load_four_splat(from: *const i8) -> Self {
-            let four = (from as *const [i8; 4]).read_unaligned();
-            Self(from_fn(|i| four[i % 4]))
+        pub unsafe fn store(self, to: *mut u8) {
+            (to as *mut [i8; 16]).write_unaligned(self.0)
         }
-        /// Bytes 0 to 7 as i16.
+        /// Bytes 0 to 7, unsigned, as i16.
         #[inline(always)]
-        pub fn low(self) -> I16x8 {
-            I16x8(from_fn(|i| self.0[i] as i16))
+        pub fn low_unsigned(self) -> I16x8 {
+            I16x8(from_fn(|i| self.0[i] as u8 as i16))
         }
-        /// Bytes 8 to 15 as i16.
+        /// Bytes 8 to 15, unsigned, as i16.
         #[inline(always)]
-        pub fn high(self) -> I16x8 {
-            I16x8(from_fn(|i| self.0[i + 8] as i16))
+        pub fn high_unsigned(self) -> I16x8 {
+            I16x8(from_fn(|i| self.0[i + 8] as u8 as i16))
         }
-        /// The same bytes as eight i16.
+        /// The low four bits of each byte.
         #[inline(always)]
-        pub fn as_i16(self) -> I16x8 {
-            let bytes = self.0;
-            I16x8(from_fn(|i| i16::from_le_bytes([bytes[2 * i] as u8, bytes[2 * i + 1] as u8])))
+        pub fn low_nibbles(self) -> Self {
+            Self(self.0.map(|byte| byte & 15))
+        }
+        /// The high four bits of each byte.
+        #[inline(always)]
+        pub fn high_nibbles(self) -> Self {
+            Self(self.0.map(|byte| (byte as u8 >> 4) as i8))
         }
     }
 }

@@ -4,7 +4,7 @@
 //! A group of eight rows, by format (k counts columns, b blocks of 32 columns):
 //! - f32, f16: for every k the eight rows' elements.
 //! - int8: for every b eight f16 scales, then for every four columns two vectors of 16 bytes, rows 0-3
-//!   and 4-7, four neighbouring columns a row: levels -128 ... 127.
+//!   and 4-7, four neighbouring columns a row: levels 0 ... 255, zero at 128.
 //! - int4: for every b eight f16 scales, then for i in 0..4 two vectors as above whose low nibbles hold
 //!   columns 4i ... 4i+3 and whose high nibbles hold columns 16+4i ... 16+4i+3: levels 0 ... 15, zero
 //!   at 8.
@@ -23,7 +23,7 @@ pub const INT8_BLOCK_BYTES: usize = SCALE_BYTES + GROUP * BLOCK;
 pub const INT4_BLOCK_BYTES: usize = SCALE_BYTES + GROUP * BLOCK / 2;
 /// The nibble that stands for 0.
 pub const INT4_ZERO: u8 = 8;
-/// The byte that stands for 0 in a file's int8 tensor.
+/// The byte that stands for 0.
 pub const INT8_ZERO: u8 = 128;
 
 /// How the elements of a matrix are stored.
@@ -194,9 +194,9 @@ fn pack_int8(row: &[u8], scales: &[u16], group: &mut [u8], lane: usize) {
     for (b, (levels, scale)) in row.chunks_exact(BLOCK).zip(scales).enumerate() {
         let block = &mut group[b * INT8_BLOCK_BYTES..(b + 1) * INT8_BLOCK_BYTES];
         block[lane * 2..lane * 2 + 2].copy_from_slice(&scale.to_le_bytes());
-        for (k, level) in levels.iter().enumerate() {
-            block[SCALE_BYTES + k / 4 * 4 * GROUP + lane * 4 + k % 4] =
-                level.wrapping_sub(INT8_ZERO);
+        for (k, four) in levels.chunks_exact(4).enumerate() {
+            let at = SCALE_BYTES + k * 4 * GROUP + lane * 4;
+            block[at..at + 4].copy_from_slice(four);
         }
     }
 }
@@ -228,7 +228,7 @@ pub fn element(matrix: &Matrix, row: usize, column: usize) -> f32 {
         Format::Int8 => {
             let block = column / BLOCK * INT8_BLOCK_BYTES;
             let at = block + SCALE_BYTES + column % BLOCK / 4 * 4 * GROUP + lane * 4 + column % 4;
-            half(block + lane * 2) * (group[at] as i8) as f32
+            half(block + lane * 2) * (group[at] as f32 - INT8_ZERO as f32)
         }
         Format::Int4 => {
             let block = column / BLOCK * INT4_BLOCK_BYTES;

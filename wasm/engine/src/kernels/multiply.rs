@@ -3,8 +3,10 @@
 //! Every output is summed over k (over blocks of k for quantized weights) in rising order, alone, at any
 //! number of tokens: a token's result does not depend on the batch around it.
 
+use core::array::from_fn;
+
 use super::matrix::{
-    Format, Matrix, BLOCK, GROUP, INT4_BLOCK_BYTES, INT8_BLOCK_BYTES, SCALE_BYTES,
+    Format, Matrix, BLOCK, GROUP, INT4_BLOCK_BYTES, INT8_BLOCK_BYTES, INT8_ZERO, SCALE_BYTES,
 };
 use super::quantize::QuantizedBlock;
 use crate::simd::{F32x4, I32x4, I8x16, F16_SHIFT};
@@ -124,6 +126,20 @@ fn share_groups(
     });
 }
 
+/// Runs a block for i = 0 ... 3, written out: LLVM would not always unroll it, and the sums would then
+/// lie in memory.
+macro_rules! four_times {
+    ($i:ident, $body:block) => {
+        four_times!($i, $body, 0 1 2 3)
+    };
+    ($i:ident, $body:block, $($value:literal)*) => {
+        $({
+            let $i: usize = $value;
+            $body
+        })*
+    };
+}
+
 /// An element of a float matrix.
 trait FloatElement {
     /// Eight elements as f32.
@@ -189,18 +205,16 @@ fn float_tile<W: FloatElement, const GROUPS: usize, const TOKENS: usize>(
     unsafe {
         let weights = (w.packed.as_ptr() as *const W).add(group * w.columns * GROUP);
         let values = x.values.as_ptr().add(token * x.stride);
-        for k in 0..w.columns {
-            let mut splats = [F32x4::splat(0.0); TOKENS];
-            for (t, splat) in splats.iter_mut().enumerate() {
-                *splat = F32x4::splat(*values.add(t * x.stride + k));
-            }
-            for (g, sums) in sums.iter_mut().enumerate() {
-                let [low, high] = W::load(weights.add((g * w.columns + k) * GROUP));
-                for (sum, splat) in sums.iter_mut().zip(splats) {
-                    sum[0] = sum[0].add(low.mul(splat));
-                    sum[1] = sum[1].add(high.mul(splat));
-                }
-            }
+        let whole = w.columns / 4 * 4;
+        for k in (0..whole).step_by(4) {
+            let x: [F32x4; TOKENS] = from_fn(|t| F32x4::load(values.add(t * x.stride + k)));
+            four_times!(i, {
+                add_column(&mut sums, weights.add((k + i) * GROUP), w, x.map(|x| x.splat_lane(i)));
+            });
+        }
+        for k in whole..w.columns {
+            let x = from_fn(|t| F32x4::splat(*values.add(t * x.stride + k)));
+            add_column(&mut sums, weights.add(k * GROUP), w, x);
         }
     }
     for (g, sums) in sums.iter().enumerate() {
@@ -210,17 +224,39 @@ fn float_tile<W: FloatElement, const GROUPS: usize, const TOKENS: usize>(
     }
 }
 
-/// A quantized format: the integer dot products of one block.
+/// One column's share of a tile, given it for every token.
+#[inline(always)]
+unsafe fn add_column<W: FloatElement, const GROUPS: usize, const TOKENS: usize>(
+    sums: &mut [[[F32x4; 2]; TOKENS]; GROUPS],
+    weights: *const W,
+    w: &Matrix,
+    x: [F32x4; TOKENS],
+) {
+    for (g, sums) in sums.iter_mut().enumerate() {
+        let [low, high] = W::load(weights.add(g * w.columns * GROUP));
+        for (sum, x) in sums.iter_mut().zip(x) {
+            sum[0] = sum[0].add(low.mul(x)).kept();
+            sum[1] = sum[1].add(high.mul(x)).kept();
+        }
+    }
+}
+
+/// Levels of rows 0-3 and 4-7 at four neighbouring columns.
+type Four = [I8x16; 2];
+
+/// A quantized format: the integer dot products of one block, exact in whatever way they are taken.
 trait QuantizedFormat {
     /// Bytes of a group in one block, scales included.
     const BLOCK_BYTES: usize;
+    /// Whether the sums of four tokens at once fit the registers; those of two always do.
+    const FOUR_TOKENS: bool;
     /// For each of TOKENS rows the products with eight rows of weights, summed over the block.
     ///
     /// # Safety
-    /// `levels` must point to the block's bytes after the scales.
-    unsafe fn dot<const TOKENS: usize>(
+    /// `levels` must point to the block's bytes after the scales, `x` be readable.
+    unsafe fn dots<const TOKENS: usize>(
         levels: *const u8,
-        x: [&QuantizedBlock; TOKENS],
+        x: [*const QuantizedBlock; TOKENS],
     ) -> [[I32x4; 2]; TOKENS];
 }
 
@@ -228,25 +264,14 @@ struct Int8;
 
 impl QuantizedFormat for Int8 {
     const BLOCK_BYTES: usize = INT8_BLOCK_BYTES;
+    const FOUR_TOKENS: bool = false;
 
     #[inline(always)]
-    unsafe fn dot<const TOKENS: usize>(
+    unsafe fn dots<const TOKENS: usize>(
         levels: *const u8,
-        x: [&QuantizedBlock; TOKENS],
+        x: [*const QuantizedBlock; TOKENS],
     ) -> [[I32x4; 2]; TOKENS] {
-        use crate::simd::I16x8;
-        let mut sums = [[I32x4::splat(0); 4]; TOKENS];
-        for i in 0..BLOCK / 4 {
-            let rows = [I8x16::load(levels.add(i * 32)), I8x16::load(levels.add(i * 32 + 16))];
-            let weights = [rows[0].low(), rows[0].high(), rows[1].low(), rows[1].high()];
-            for (sum, x) in sums.iter_mut().zip(x) {
-                let four = I16x8::load_four_twice(x.levels.as_ptr().add(i * 4));
-                for (sum, weight) in sum.iter_mut().zip(weights) {
-                    *sum = sum.add(weight.dot(four));
-                }
-            }
-        }
-        sums.map(|[a, b, c, d]| [I32x4::add_pairs(a, b), I32x4::add_pairs(c, d)])
+        wide_dots(|i| [load_four(levels, i), load_four(levels, i + 4)], INT8_ZERO as i32, x)
     }
 }
 
@@ -254,59 +279,89 @@ struct Int4;
 
 impl QuantizedFormat for Int4 {
     const BLOCK_BYTES: usize = INT4_BLOCK_BYTES;
+    const FOUR_TOKENS: bool = cfg!(target_feature = "relaxed-simd");
 
-    /// Sixteen products of at most 15 * 127 and the zero point's share stay within i16.
-    #[cfg(target_feature = "relaxed-simd")]
     #[inline(always)]
-    unsafe fn dot<const TOKENS: usize>(
+    unsafe fn dots<const TOKENS: usize>(
         levels: *const u8,
-        x: [&QuantizedBlock; TOKENS],
+        x: [*const QuantizedBlock; TOKENS],
     ) -> [[I32x4; 2]; TOKENS] {
-        use crate::simd::I16x8;
-        // Two i16 sums make a row's: each begins with half of -8 * sum.
-        let mut sums = x.map(|x| [I16x8::splat((-4 * x.sum) as i16); 2]);
-        for i in 0..BLOCK / 8 {
-            for half in 0..2 {
-                let bytes = I8x16::load(levels.add(i * 32 + half * 16));
-                let (low, high) = (bytes.low_nibbles(), bytes.high_nibbles());
-                for (sum, x) in sums.iter_mut().zip(x) {
-                    let first = I8x16::load_four_splat(x.levels.as_ptr().add(i * 4));
-                    let second = I8x16::load_four_splat(x.levels.as_ptr().add(16 + i * 4));
-                    sum[half] = sum[half].add(first.relaxed_dot(low)).add(second.relaxed_dot(high));
-                }
-            }
-        }
-        sums.map(|[a, b]| [a.add_neighbours(), b.add_neighbours()])
-    }
-
-    #[cfg(not(target_feature = "relaxed-simd"))]
-    #[inline(always)]
-    unsafe fn dot<const TOKENS: usize>(
-        levels: *const u8,
-        x: [&QuantizedBlock; TOKENS],
-    ) -> [[I32x4; 2]; TOKENS] {
-        use crate::simd::I16x8;
-        let mut sums = x.map(|x| [I32x4::splat(-8 * x.sum); 2]);
-        for i in 0..BLOCK / 8 {
-            for half in 0..2 {
-                // As i16: nibbles of the even and the odd columns, low ones first.
-                let pairs = I8x16::load(levels.add(i * 32 + half * 16)).as_i16();
-                let even = [pairs.nibble::<0>(), pairs.nibble::<4>()];
-                let odd = [pairs.nibble::<8>(), pairs.nibble::<12>()];
-                for (sum, x) in sums.iter_mut().zip(x) {
-                    for part in 0..2 {
-                        let four = I16x8::load_four_twice(x.levels.as_ptr().add(part * 16 + i * 4));
-                        let products =
-                            even[part].dot(four.even_pair()).add(odd[part].dot(four.odd_pair()));
-                        sum[half] = sum[half].add(products);
-                    }
-                }
-            }
-        }
-        sums
+        let unpack = |i: usize| {
+            let bytes = load_four(levels, i);
+            [bytes.map(I8x16::low_nibbles), bytes.map(I8x16::high_nibbles)]
+        };
+        #[cfg(target_feature = "relaxed-simd")]
+        return nibble_dots(unpack, x);
+        #[cfg(not(target_feature = "relaxed-simd"))]
+        wide_dots(unpack, super::matrix::INT4_ZERO as i32, x)
     }
 }
 
+#[inline(always)]
+unsafe fn load_four(levels: *const u8, i: usize) -> Four {
+    [I8x16::load(levels.add(i * 32)), I8x16::load(levels.add(i * 32 + 16))]
+}
+
+/// Products of nibbles, four times as many an instruction as in [`wide_dots`]. `unpack(i)` brings
+/// columns 4i ... 4i+3 and 16+4i ... 16+4i+3.
+///
+/// A row's sum is two i16. Each starts from half of the zero point's share, -8 * sum(x): with it and any
+/// of its sixteen products of at most 15 * 127, it stays within -30480 ... 30480.
+#[cfg(target_feature = "relaxed-simd")]
+#[inline(always)]
+unsafe fn nibble_dots<const TOKENS: usize>(
+    unpack: impl Fn(usize) -> [Four; 2],
+    x: [*const QuantizedBlock; TOKENS],
+) -> [[I32x4; 2]; TOKENS] {
+    use crate::simd::I16x8;
+    let mut sums = x.map(|x| [I16x8::load_pair_splat(&raw const (*x).correction); 2]);
+    let levels = x.map(|x| &raw const (*x).levels as *const u8);
+    let columns = levels.map(|levels| [I8x16::load(levels), I8x16::load(levels.add(16))]);
+    four_times!(i, {
+        for (half, four) in unpack(i).into_iter().enumerate() {
+            for (t, sums) in sums.iter_mut().enumerate() {
+                // Spreading takes a shuffle, or a load with its bounds check: two tokens each keep both
+                // the vector units and the rest of the core busy.
+                let x = match t {
+                    0 | 1 => columns[t][half].splat_four(i),
+                    _ => I8x16::load_four_splat(levels[t].add(half * 16 + i * 4)),
+                };
+                for (sum, rows) in sums.iter_mut().zip(four) {
+                    *sum = sum.add(x.relaxed_dot(rows)).kept();
+                }
+            }
+        }
+    });
+    sums.map(|[a, b]| [a.add_neighbours(), b.add_neighbours()])
+}
+
+/// Products of unsigned bytes widened to 16 bits, `zero` standing for 0. A row's sum is two i32.
+#[inline(always)]
+unsafe fn wide_dots<const TOKENS: usize>(
+    unpack: impl Fn(usize) -> [Four; 2],
+    zero: i32,
+    x: [*const QuantizedBlock; TOKENS],
+) -> [[I32x4; 2]; TOKENS] {
+    use crate::simd::I16x8;
+    let start = |x: *const QuantizedBlock| (*x).correction[0] as i32 * (zero / 8);
+    let mut sums = x.map(|x| [I32x4::splat(start(x)); 4]);
+    four_times!(i, {
+        for (half, [a, b]) in unpack(i).into_iter().enumerate() {
+            let four = [a.low_unsigned(), a.high_unsigned(), b.low_unsigned(), b.high_unsigned()];
+            for (sums, x) in sums.iter_mut().zip(x) {
+                let levels = (&raw const (*x).levels as *const i8).add(half * 16);
+                let x = I16x8::load_i8(levels.add(i / 2 * 8)).four_twice(i % 2);
+                for (sum, rows) in sums.iter_mut().zip(four) {
+                    *sum = sum.add(rows.dot(x)).kept();
+                }
+            }
+        }
+    });
+    sums.map(|[a, b, c, d]| [I32x4::add_pairs(a, b), I32x4::add_pairs(c, d)])
+}
+
+/// Group by group, so that memory is read as one long stream and a group's weights stay in the
+/// first-level cache for all tokens.
 fn quantized_tiles<Q: QuantizedFormat>(
     w: &Matrix,
     x: &[QuantizedBlock],
@@ -315,6 +370,10 @@ fn quantized_tiles<Q: QuantizedFormat>(
 ) {
     for group in 0..w.rows.div_ceil(GROUP) {
         let mut token = 0;
+        while Q::FOUR_TOKENS && tokens - token >= 4 {
+            quantized_tile::<Q, 4>(w, group, x, token, y);
+            token += 4;
+        }
         while tokens - token >= 2 {
             quantized_tile::<Q, 2>(w, group, x, token, y);
             token += 2;
@@ -341,16 +400,13 @@ fn quantized_tile<Q: QuantizedFormat, const TOKENS: usize>(
         // SAFETY: `bytes` holds `blocks` blocks and `x` as many for each token.
         unsafe {
             let scales = bytes.as_ptr().add(b * Q::BLOCK_BYTES);
-            let mut rows = [x.get_unchecked(b); TOKENS];
-            for (t, row) in rows.iter_mut().enumerate() {
-                *row = x.get_unchecked(t * blocks + b);
-            }
-            let dots = Q::dot(scales.add(SCALE_BYTES), rows);
+            let x: [*const QuantizedBlock; TOKENS] = from_fn(|t| x.as_ptr().add(t * blocks + b));
+            let dots = Q::dots(scales.add(SCALE_BYTES), x);
             let factor = F32x4::splat(F16_SHIFT);
             let low = F32x4::load_f16_shifted(scales as *const u16).mul(factor);
             let high = F32x4::load_f16_shifted((scales as *const u16).add(4)).mul(factor);
             for t in 0..TOKENS {
-                let scale = F32x4::splat(rows[t].scale);
+                let scale = F32x4::splat((*x[t]).scale);
                 sums[t][0] = sums[t][0].add(dots[t][0].to_f32().mul(low.mul(scale)));
                 sums[t][1] = sums[t][1].add(dots[t][1].to_f32().mul(high.mul(scale)));
             }
