@@ -40,7 +40,7 @@ export interface OpenOptions {
   memoryBytes?: number;
   /** For `wasm`: how the cache is stored, `f32` (the default), `bf16` or `int8`. */
   cacheType?: CacheType;
-  /** Most tokens of a sequence, 1 to the model's own (the default). */
+  /** Most tokens of a sequence, 1 to the model's own; that, but at most 8192, by default. */
   contextLength?: number;
   /** Tokens that the cache holds, all sequences together; at least one context. */
   cacheTokens?: number;
@@ -55,6 +55,9 @@ export interface OpenOptions {
   /** Stops opening. */
   signal?: AbortSignal;
 }
+
+/** Context unless told otherwise: the family's long ones would take gigabytes of cache, tokens. */
+const DEFAULT_CONTEXT = 8192;
 
 /** A model's parts. */
 export interface OpenedModel {
@@ -109,7 +112,7 @@ export async function openModel(
 
 function checkSizes(
   spec: ModelSpec,
-  { backend = "wasm", contextLength = spec.contextLength, cacheTokens }: OpenOptions,
+  { backend = "wasm", contextLength, cacheTokens }: OpenOptions,
 ): { contextLength: number; cacheTokens: number | undefined } {
   const check = (field: string, value: number, least: number, most: number) => {
     if (Number.isInteger(value) && value >= least && value <= most) return;
@@ -124,9 +127,10 @@ function checkSizes(
       `Cannot open the model: backend is ${JSON.stringify(backend)}, it can be "wasm" or "ort".`,
     );
   }
-  check("contextLength", contextLength, 1, spec.contextLength);
-  if (cacheTokens !== undefined) check("cacheTokens", cacheTokens, contextLength, 2 ** 31 - 1);
-  return { contextLength, cacheTokens };
+  const context = contextLength ?? Math.min(spec.contextLength, DEFAULT_CONTEXT);
+  check("contextLength", context, 1, spec.contextLength);
+  if (cacheTokens !== undefined) check("cacheTokens", cacheTokens, context, 2 ** 31 - 1);
+  return { contextLength: context, cacheTokens };
 }
 
 async function openTokenizer(model: ModelPackage): Promise<Tokenizer | undefined> {

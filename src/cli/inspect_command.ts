@@ -2,6 +2,7 @@ import process from "node:process";
 import type { Command } from "commander";
 import { inspectPackage, type PackageReport } from "../inspect.ts";
 import { number } from "./model_options.ts";
+import { sizeText } from "./size_text.ts";
 import { toJson } from "./standard_streams.ts";
 
 /** Adds `hybridseek inspect`. @param program To this program. */
@@ -29,10 +30,10 @@ function describe(report: PackageReport): string {
     ["vocabulary", String(report.vocabSize)],
     ["context", `${report.contextLength} tokens`],
     ["parameters", count(report.parameters)],
-    ["weights", `${report.weights}, ${size(report.weightBytes)}`],
+    ["weights", `${report.weights}, ${sizeText(report.weightBytes)}`],
     ...Object.entries(report.bytesByType).map(([type, bytes]): [string, string] => [
       `  ${type}`,
-      size(bytes),
+      sizeText(bytes),
     ]),
     ["cache per token", `${cache.bytesPerToken} B (${cache.kind})`],
   ];
@@ -43,9 +44,9 @@ function describe(report: PackageReport): string {
       `${cache.expandedBytesPerToken} B in the same precision, ${ratio} x as much`,
     ]);
   }
-  rows.push([`memory, ${memory.contextLength} tokens`, size(memory.totalBytes)]);
-  rows.push(["  weights", size(memory.weightBytes)], ["  cache", size(memory.cacheBytes)]);
-  rows.push(["  steps and loading", size(memory.workBytes)]);
+  rows.push([`memory, ${memory.contextLength} tokens`, sizeText(memory.totalBytes)]);
+  rows.push(["  weights", sizeText(memory.weightBytes)], ["  cache", sizeText(memory.cacheBytes)]);
+  rows.push(["  steps and loading", sizeText(memory.workBytes)]);
   const width = Math.max(...rows.map(([label]) => label.length));
   const lines = rows.map(([label, value]) => `${label.padEnd(width)}  ${value}`);
   const shapes = report.tensors.map(({ name, type, dims }) =>
@@ -58,12 +59,6 @@ function describe(report: PackageReport): string {
     ...shapes,
   ]
     .join("\n") + "\n";
-}
-
-function size(bytes: number): string {
-  if (bytes < 2 ** 20) return `${(bytes / 2 ** 10).toFixed(1)} KiB`;
-  if (bytes < 2 ** 30) return `${(bytes / 2 ** 20).toFixed(1)} MiB`;
-  return `${(bytes / 2 ** 30).toFixed(2)} GiB`;
 }
 
 function count(parameters: number): string {

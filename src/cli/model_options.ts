@@ -2,10 +2,14 @@
  * Options that every command which runs a model has.
  * @module
  */
+import process from "node:process";
 import { type Command, InvalidArgumentError as InvalidOption, Option } from "commander";
+import type { BackendInfo } from "../backend/backend.ts";
+import type { CacheType } from "../backend/wasm/opcodes.ts";
 import { LLM } from "../llm.ts";
 import type { SamplingParams } from "../sampling_params.ts";
 import { progressBar } from "./progress_bar.ts";
+import { sizeText } from "./size_text.ts";
 
 /** Parsed options of a model. */
 export interface ModelOptions {
@@ -15,6 +19,12 @@ export interface ModelOptions {
   backend: "wasm" | "ort";
   /** Most tokens of a sequence. */
   context?: number;
+  /** How many threads compute. */
+  threads?: number;
+  /** Memory that may be taken, bytes. */
+  memory?: number;
+  /** How the cache is stored. */
+  cacheType?: CacheType;
   /** Compare files with their hashes. */
   verify: boolean;
 }
@@ -44,6 +54,22 @@ export function number(text: string): number {
   return value;
 }
 
+/** Bytes of the units of a size. */
+const UNITS: Record<string, number> = {
+  ...{ "": 1, K: 1e3, M: 1e6, G: 1e9, T: 1e12 },
+  ...{ KI: 2 ** 10, MI: 2 ** 20, GI: 2 ** 30, TI: 2 ** 40 },
+};
+
+/** Reads a size such as 4GB, 500M or 3.5GiB. @param text What was typed. @returns Bytes. */
+export function byteSize(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?$/i.exec(text.trim());
+  const unit = UNITS[match?.[2]!.toUpperCase() ?? "none"];
+  if (!match || unit === undefined) {
+    throw new InvalidOption("It must be a size, for example 4GB or 3.5GiB.");
+  }
+  return Math.round(Number(match[1]) * unit);
+}
+
 /** Adds the options of a model. @param command To it. @returns The command. */
 export function addModelOptions(command: Command): Command {
   return command
@@ -51,7 +77,17 @@ export function addModelOptions(command: Command): Command {
     .addOption(
       new Option("--backend <name>", "what computes").choices(["wasm", "ort"]).default("wasm"),
     )
-    .option("--context <tokens>", "most tokens of a sequence (default: the model's)", number)
+    .option(
+      "--context <tokens>",
+      "most tokens of a sequence (default: the model's, at most 8192)",
+      number,
+    )
+    .option("--threads <count>", "how many compute (default: one per core)", number)
+    .option("--memory <size>", "take no more than this, for example 4GB", byteSize)
+    .addOption(
+      new Option("--cache-type <type>", "how the cache is stored (default: f32)")
+        .choices(["f32", "bf16", "int8"]),
+    )
     .option("--no-verify", "do not compare the files with their hashes");
 }
 
@@ -86,10 +122,15 @@ export function samplingParams(options: SamplingOptions): SamplingParams {
  */
 export async function openModel(options: ModelOptions, signal: AbortSignal): Promise<LLM> {
   const bar = progressBar("Loading");
+  const print = (info: BackendInfo) => process.stderr.write(planText(info) + "\n");
   try {
     return await LLM.open(options.model, {
       backend: options.backend,
       contextLength: options.context,
+      threads: options.threads,
+      memoryBytes: options.memory,
+      cacheType: options.cacheType,
+      onPlan: options.model === undefined ? undefined : print,
       verify: options.verify,
       onProgress: bar.update,
       signal,
@@ -97,4 +138,14 @@ export async function openModel(options: ModelOptions, signal: AbortSignal): Pro
   } finally {
     bar.stop();
   }
+}
+
+/** What will be taken, in a line: "wasm (simd), 1 thread (…): 20 MiB: weights 6 MiB, …". */
+function planText({ backend, build, threads, threadsReason, cacheType, bytes }: BackendInfo) {
+  const total = Object.values(bytes).reduce((sum, part) => sum + part, 0);
+  const parts = Object.entries(bytes).map(([part, size]) =>
+    `${part}${part === "cache" ? ` (${cacheType})` : ""} ${sizeText(size)}`
+  );
+  const count = `${threads} thread${threads === 1 ? "" : "s"} (${threadsReason})`;
+  return `${backend} (${build}), ${count}: ${sizeText(total)}: ${parts.join(", ")}`;
 }

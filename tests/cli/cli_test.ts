@@ -119,7 +119,7 @@ Deno.test(needsShared("export makes a package that generate and inspect open"), 
   assert.equal(refused.code, 1);
   assert.match(
     refused.stderr,
-    /^error: Cannot turn text into tokens: the package has no tokenizer/,
+    /^wasm .*\nerror: Cannot turn text into tokens: the package has no tokenizer/,
   );
 });
 
@@ -175,4 +175,22 @@ Deno.test("Ctrl-C ends a text cleanly: what was written stays, the exit code is 
   assert.equal(code, 130);
   assert.equal(stderr, "");
   assert(text.startsWith(STORY) && text.endsWith("\n"));
+});
+
+Deno.test("a named model's memory is printed before it is loaded, and --memory bounds it", async () => {
+  const model = new URL("../../models/reference", import.meta.url).pathname;
+  const args = ["generate", "-t", "0", "-n", "3", "-m", model, "--threads", "2"];
+  const { code, stderr } = await run([...args, "--cache-type", "bf16", STORY]);
+  assert.equal(code, 0, stderr);
+  assert.match(
+    stderr,
+    /^wasm \(threads-relaxed-simd\), 2 threads \(as asked for\): [\d.]+ MiB: .*weights [\d.]+ MiB, cache \(bf16\) [\d.]+ MiB.*\n$/,
+  );
+  const refused = await run([...args, "--memory", "5MB", STORY]);
+  assert.equal(refused.code, 1);
+  assert.equal(refused.stdout, "");
+  assert.match(refused.stderr, /it needs \d+ MiB .*memoryBytes allows 5 MiB/);
+  const misused = await run([...args, "--memory", "much", STORY]);
+  assert.equal(misused.code, 2);
+  assert.match(misused.stderr, /It must be a size, for example 4GB/);
 });

@@ -60,7 +60,7 @@ impl CacheFormat {
                 for (values, block) in row.chunks(BLOCK).zip(blocks) {
                     let mut padded = [0.0; BLOCK];
                     padded[..values.len()].copy_from_slice(values);
-                    // SAFETY: a block of numbers.
+                    // SAFETY: `padded` has a block's elements.
                     let quantized = unsafe { super::quantize::quantize_block(padded.as_ptr()) };
                     block[..4].copy_from_slice(&quantized.scale.to_le_bytes());
                     for (byte, level) in block[4..].iter_mut().zip(quantized.levels) {
