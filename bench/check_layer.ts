@@ -1,0 +1,103 @@
+/**
+ * What every bench does before it times anything: a small model with the layers of the one that is timed
+ * must give the logits that stock ONNX Runtime computes from the same file.
+ * @module
+ */
+import { inspectPackage } from "../src/inspect.ts";
+import { LLM } from "../src/llm.ts";
+import type { OpenOptions } from "../src/open_model.ts";
+import type { Weights } from "../export-tools/quantization/recipe.ts";
+import { randomTokens } from "./random_tokens.ts";
+import { median } from "./statistics.ts";
+import type { ShapeConfig } from "./synthetic/shapes.ts";
+import { writeRandomPackage } from "./synthetic/write_random_package.ts";
+
+/** Vocabulary of the small model: the head of a large one would take most of the time. */
+const VOCAB_SIZE = 1024;
+/** Tokens of the prompt, and tokens generated after it one by one. */
+const PROMPT_LENGTH = 17;
+const DECODED = 8;
+/**
+ * Largest median error of a row of logits, relative to the row's norm. Measured with two layers of
+ * V2-Lite: 0.02 where activations are quantized to int8, 1e-6 with f32 weights.
+ */
+const BOUNDS: Record<Weights, number> = { f32: 1e-4, f16: 1e-3, int8: 0.04, int4: 0.04 };
+
+/** What the check found. */
+export interface LayerCheck {
+  /** Median relative error of a row of logits. */
+  error: number;
+  /** What was allowed. */
+  bound: number;
+}
+
+/**
+ * Compares the dense and the sparse layer of a package's shape with stock ONNX Runtime.
+ *
+ * @param folder The package that is going to be timed.
+ * @param options How it is going to be opened.
+ * @returns What was found.
+ * @throws {Error} If the logits differ by more than the format explains.
+ */
+export async function checkLayer(folder: string, options: OpenOptions): Promise<LayerCheck> {
+  const config: ShapeConfig = JSON.parse(await Deno.readTextFile(`${folder}/config.json`));
+  const weights = await weightsOf(folder);
+  const layers = Number(config.first_k_dense_replace ?? 0) + 1;
+  const small = { ...config, num_hidden_layers: layers, vocab_size: VOCAB_SIZE };
+  const path = await Deno.makeTempDir({ prefix: "hybridseek-check-" });
+  try {
+    await writeRandomPackage(small, `${path}/package`, { weights });
+    return await compare(`${path}/package`, options, BOUNDS[weights]);
+  } finally {
+    await Deno.remove(path, { recursive: true });
+  }
+}
+
+async function weightsOf(folder: string): Promise<Weights> {
+  return (await inspectPackage(folder, { contextLength: 64 })).weights as Weights;
+}
+
+async function compare(path: string, options: OpenOptions, bound: number): Promise<LayerCheck> {
+  const prompt = randomTokens(PROMPT_LENGTH, VOCAB_SIZE);
+  const sizes = { contextLength: 64, cacheTokens: 64 };
+  let tokens: number[];
+  let ours: Float32Array;
+  {
+    await using llm = await LLM.open(path, { ...options, ...sizes });
+    const params = { temperature: 0, maxTokens: DECODED, ignoreEos: true };
+    const [result] = await llm.generate({ promptTokenIds: prompt }, params);
+    tokens = [...prompt, ...result!.outputs[0]!.tokenIds];
+    ours = (await llm.forward(tokens)).logits;
+  }
+  await using reference = await LLM.open(path, { backend: "ort", ...sizes });
+  const theirs = (await reference.forward(tokens)).logits;
+  const row = (logits: Float32Array, index: number) =>
+    logits.subarray(index * VOCAB_SIZE, (index + 1) * VOCAB_SIZE);
+  const error = median(tokens.map((_, i) => relativeError(row(ours, i), row(theirs, i))));
+  if (!(error <= bound)) {
+    throw new Error(
+      `Cannot trust times: logits differ from ONNX Runtime's by ${error}, allowed is ${bound}.`,
+    );
+  }
+  for (let i = PROMPT_LENGTH; i < tokens.length; i++) {
+    checkGreedy(tokens[i]!, row(theirs, i - 1), bound);
+  }
+  return { error, bound };
+}
+
+/** A token decoded greedily must be the reference's best, or as good within the error. */
+function checkGreedy(token: number, logits: Float32Array, bound: number) {
+  const best = Math.max(...logits);
+  const spread = Math.hypot(...logits) / Math.sqrt(logits.length);
+  if (best - logits[token]! <= 8 * bound * spread) return;
+  throw new Error(
+    `Cannot trust times: decoding chose token ${token} of logit ${
+      logits[token]
+    }, ONNX Runtime's best ` +
+      `has ${best}.`,
+  );
+}
+
+function relativeError(got: Float32Array, want: Float32Array): number {
+  return Math.hypot(...got.map((value, i) => value - want[i]!)) / Math.hypot(...want);
+}
