@@ -19,6 +19,16 @@ export interface TimingJob {
   count: number;
   /** Sequences that decode together; 1 by default. */
   sequences?: number;
+  /** Stock onnxruntime-node computes, with these settings; its backend must be chosen in `options`. */
+  ort?: OrtSettings;
+}
+
+/** Settings of stock onnxruntime-node. */
+export interface OrtSettings {
+  /** Threads inside an op. */
+  threads: number;
+  /** Whether it keeps the weights as they are, instead of packing a copy of them. */
+  disablePrepacking: boolean;
 }
 
 /** What a process measured. */

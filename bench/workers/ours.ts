@@ -5,7 +5,8 @@
  */
 import process from "node:process";
 import { LLM } from "../../src/llm.ts";
-import type { Timing, TimingJob } from "../timing.ts";
+import type { OrtModule } from "../../src/backend/ort.ts";
+import type { OrtSettings, Timing, TimingJob } from "../timing.ts";
 import { randomTokens } from "../random_tokens.ts";
 
 /** Tokens generated before those that are timed. */
@@ -20,6 +21,7 @@ const job: TimingJob = JSON.parse(Deno.args[0]!);
 const opened = performance.now();
 await using llm = await LLM.open(job.package, {
   verify: false,
+  ...(job.ort ? { ort: await ortWith(job.ort) } : {}),
   ...job.options,
   ...contextOf(job),
 });
@@ -29,6 +31,22 @@ const peakBytes = process.resourceUsage().maxRSS * 1024;
 console.log(
   JSON.stringify({ loadSeconds, seconds, info: llm.info, peakBytes } satisfies Timing),
 );
+
+/** onnxruntime-node with settings that `LLM.open` has no options for. */
+async function ortWith({ threads, disablePrepacking }: OrtSettings): Promise<OrtModule> {
+  const specifier = "npm:onnxruntime-node@1.30.0"; // not in the import: few benches need it
+  const { default: ort } = await import(specifier) as { default: OrtModule };
+  const settings = {
+    intraOpNumThreads: threads,
+    extra: { session: { disable_prepacking: disablePrepacking ? "1" : "0" } },
+  };
+  return {
+    Tensor: ort.Tensor,
+    InferenceSession: {
+      create: (model, options) => ort.InferenceSession.create(model, { ...options, ...settings }),
+    },
+  };
+}
 
 function contextOf(job: TimingJob) {
   const contextLength = job.work === "prefill"
