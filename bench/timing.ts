@@ -78,7 +78,14 @@ export async function timeLlama(
   return await runJson(driver, [gguf, threads, work, size, count, sequences].map(String));
 }
 
-async function runJson(program: string, args: string[]): Promise<Timing> {
+/**
+ * Runs a program that prints a timing as its last line.
+ *
+ * @param program The program.
+ * @param args Its arguments.
+ * @returns The timing.
+ */
+export async function runJson(program: string, args: string[]): Promise<Timing> {
   const command = new Deno.Command(program, { args, stdout: "piped", stderr: "piped" });
   const { success, stdout, stderr } = await command.output();
   if (success) return JSON.parse(new TextDecoder().decode(stdout).trim().split("\n").at(-1)!);

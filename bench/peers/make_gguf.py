@@ -109,15 +109,15 @@ def add_hyperparameters(writer: gguf.GGUFWriter, config: dict) -> None:
 
 
 def add_blank_tokenizer(writer: gguf.GGUFWriter, vocab: int) -> None:
-    """llama.cpp wants a vocabulary; only its size matters."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    rest = [byte for byte in range(256) if byte not in printable]
-    letters = {byte: chr(byte) for byte in printable}
-    letters |= {byte: chr(256 + i) for i, byte in enumerate(rest)}
-    tokens = [letters[byte] for byte in range(256)]
+    """llama.cpp wants a vocabulary: ASCII characters, and words that no text has. What is generated at random
+    stays valid UTF-8, which wllama's JSON needs."""
+    ascii_bytes = 128
+    # GPT-2's alphabet: bytes that do not print stand at U+0100 and on.
+    unprintable = [byte for byte in range(ascii_bytes) if not 33 <= byte < 127]
+    letters = [chr(256 + unprintable.index(i) if i in unprintable else i) for i in range(ascii_bytes)]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("deepseek-llm")
-    writer.add_token_list(tokens + [f"token {i}" for i in range(256, vocab)])
+    writer.add_token_list(letters + [f"token{i}" for i in range(ascii_bytes, vocab)])
     writer.add_token_types([gguf.TokenType.NORMAL] * (vocab - 2) + [gguf.TokenType.CONTROL] * 2)
     writer.add_token_merges(["a b"])
     writer.add_bos_token_id(vocab - 2)
