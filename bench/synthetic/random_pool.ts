@@ -5,7 +5,7 @@
  */
 
 /** Numbers in the pool. Matrices repeat it, but at another place for each piece of each row. */
-export const POOL_ELEMENTS: number = 2 ** 22;
+export const POOL_ELEMENTS: number = 2 ** 20;
 /** Rows are cut in pieces of at most so many elements, a multiple of every format's block. */
 export const PIECE_ELEMENTS = 512;
 /** Pieces begin at multiples of this, a block of the quantized formats. */
