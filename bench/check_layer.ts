@@ -98,22 +98,22 @@ async function compare(path: string, options: OpenOptions, bound: number): Promi
       `Cannot trust times: logits differ from ONNX Runtime's by ${error}, allowed is ${bound}.`,
     );
   }
-  for (let i = PROMPT_LENGTH; i < tokens.length; i++) {
-    checkGreedy(tokens[i]!, row(theirs, i - 1), bound);
-  }
+  for (let i = PROMPT_LENGTH; i < tokens.length; i++) checkGreedy(tokens[i]!, row(ours, i - 1));
   return error;
 }
 
-/** A token decoded greedily must be the reference's best, or as good within the error. */
-function checkGreedy(token: number, logits: Float32Array, bound: number) {
-  const best = Math.max(...logits);
-  const spread = Math.hypot(...logits) / Math.sqrt(logits.length);
-  if (best - logits[token]! <= 8 * bound * spread) return;
+/**
+ * A token decoded greedily must be the best by the logits of the whole text at once. These are ours: where
+ * the quantized activations tip a near tie between experts, the reference's best may be another token.
+ */
+function checkGreedy(token: number, logits: Float32Array) {
+  const best = logits.indexOf(Math.max(...logits));
+  if (token === best) return;
   throw new Error(
     `Cannot trust times: decoding chose token ${token} of logit ${
       logits[token]
-    }, ONNX Runtime's best ` +
-      `has ${best}.`,
+    }, but the whole text ` +
+      `gives token ${best} of logit ${logits[best]}.`,
   );
 }
 
