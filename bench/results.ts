@@ -35,11 +35,13 @@ export class Results {
    *
    * @param bench Names the file.
    * @param shared Fields that all lines of the run have, for example the probed limits.
-   * @returns The run; machine, commit and time are added to every line.
+   * @returns The run; machine, its load, commit and time are added to every line.
    */
   static async begin(bench: string, shared: Record<string, unknown>): Promise<Results> {
     const time = new Date().toISOString().slice(0, 19) + "Z";
-    return new Results(bench, { ...shared, time, commit: await commit(), ...machine() });
+    const loadAverage = Deno.loadavg()[0]; // above the cores: others were computing too
+    const about = { time, commit: await commit(), loadAverage, ...machine() };
+    return new Results(bench, { ...shared, ...about });
   }
 
   /** Adds a line. @param fields Its own fields. */
