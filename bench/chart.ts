@@ -14,8 +14,8 @@ interface Group {
   bars: { name: string; value: number }[];
 }
 
-const WIDTH = 760;
-const LABEL_WIDTH = 210;
+const WIDTH = 800;
+const LABEL_WIDTH = 250;
 const BAR_HEIGHT = 16;
 const GROUP_GAP = 14;
 const COLORS: Record<string, string> = {
@@ -107,7 +107,7 @@ function draw(list: Group[]): string {
   return `<svg xmlns="http://www.w3.org/2000/svg" width="${WIDTH}" height="${y}" ` +
     `viewBox="0 0 ${WIDTH} ${y}" font-family="system-ui, sans-serif" font-size="12">\n` +
     `<rect width="100%" height="100%" fill="white"/>\n` +
-    `<text x="10" y="14" font-weight="bold">tokens per second, DeepSeek-V2-Lite's shape</text>\n` +
+    `<text x="10" y="14" font-weight="bold">tokens per second</text>\n` +
     parts.join("\n") + "\n</svg>\n";
 }
 
