@@ -10,7 +10,7 @@ import type { EngineBuild } from "../../src/backend/wasm/engine_module.ts";
 import type { CacheType } from "../../src/backend/wasm/opcodes.ts";
 import { Engine } from "../../src/engine/engine.ts";
 import { embeddedModel } from "../../src/files/embedded_model.ts";
-import { type OpenOptions } from "../../src/open_model.ts";
+import type { OpenOptions } from "../../src/open_model.ts";
 import { openModel } from "../../src/open_model.ts";
 import { Sampler } from "../../src/sampling/sampler.ts";
 import { fixtures, packageOf } from "../packages.ts";

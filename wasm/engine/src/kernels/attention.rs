@@ -20,8 +20,10 @@ use crate::team::{Shared, Team};
 const TILE: usize = 64;
 /// Positions of a segment, whose partial result is one item of work.
 const SEGMENT: usize = 8 * TILE;
-/// Heads that use a widened tile together.
+/// Heads that use a widened tile together, at most.
 const HEADS_AT_ONCE: usize = 32;
+/// The least, what the kernels want; fewer heads at a time make more items.
+const LEAST_HEADS_AT_ONCE: usize = 4;
 /// Partial results that are kept between two barriers, f32; one token's in any case.
 const PARTIAL_ELEMENTS: usize = 1 << 20;
 /// Elements before a partial result's weighted sum: the largest score and the sum of the weights.
@@ -108,7 +110,13 @@ pub fn attend(
         values: scratch.take_own(TILE * stride, team),
         scores: scratch.take_own(HEADS_AT_ONCE * TILE, team),
     };
-    let blocks_of_heads = heads.per_group.div_ceil(HEADS_AT_ONCE);
+    let mut heads_at_once = HEADS_AT_ONCE;
+    let items =
+        |at_once: usize| together * heads.groups * segments * heads.per_group.div_ceil(at_once);
+    while heads_at_once > LEAST_HEADS_AT_ONCE && items(heads_at_once) < 2 * team.threads() {
+        heads_at_once /= 2;
+    }
+    let blocks_of_heads = heads.per_group.div_ceil(heads_at_once);
     let items_of_token = heads.groups * blocks_of_heads * segments;
     let partial = |token: usize, head: usize, segment: usize| {
         let begin = ((token * count + head) * segments + segment) * partial_elements;
@@ -128,7 +136,7 @@ pub fn attend(
                     continue;
                 }
                 let in_group =
-                    block * HEADS_AT_ONCE..heads.per_group.min((block + 1) * HEADS_AT_ONCE);
+                    block * heads_at_once..heads.per_group.min((block + 1) * heads_at_once);
                 let slot = |position: usize| {
                     blocks[position / block_size] as usize * block_size + position % block_size
                 };
