@@ -19,6 +19,8 @@ export interface BackendInfo {
   threadsReason: string;
   /** How the cache is stored. */
   cacheType: string;
+  /** Whether what is read of the package is compared with its hashes. */
+  verified: boolean;
   /** Memory by what it is for, bytes. */
   bytes: Readonly<Record<string, number>>;
 }

@@ -108,7 +108,7 @@ export async function openOrtBackend(
   }
   const limits = stepLimits(spec, options, PREFERENCES);
   try {
-    return new OrtBackend(ort, session, graph, spec, limits);
+    return new OrtBackend(ort, session, graph, spec, limits, model.verifies);
   } catch (cause) {
     await session.release();
     if (!(cause instanceof RangeError)) throw cause;
@@ -159,6 +159,7 @@ class OrtBackend implements Backend {
     graph: GraphModel,
     spec: ModelSpec,
     limits: StepLimits,
+    verified: boolean,
   ) {
     this.#ort = ort;
     this.#session = session;
@@ -180,6 +181,7 @@ class OrtBackend implements Backend {
       threads: 0,
       threadsReason: "ONNX Runtime chooses by itself",
       cacheType: "f32",
+      verified,
       bytes: { cache: spec.cacheBytesPerToken * cacheTokens },
     };
   }

@@ -141,11 +141,13 @@ export async function openModel(options: ModelOptions, signal: AbortSignal): Pro
 }
 
 /** What will be taken, in a line: "wasm (simd), 1 thread (…): 20 MiB: weights 6 MiB, …". */
-function planText({ backend, build, threads, threadsReason, cacheType, bytes }: BackendInfo) {
+function planText(info: BackendInfo) {
+  const { backend, build, threads, threadsReason, cacheType, verified, bytes } = info;
   const total = Object.values(bytes).reduce((sum, part) => sum + part, 0);
   const parts = Object.entries(bytes).map(([part, size]) =>
     `${part}${part === "cache" ? ` (${cacheType})` : ""} ${sizeText(size)}`
   );
   const count = `${threads} thread${threads === 1 ? "" : "s"} (${threadsReason})`;
-  return `${backend} (${build}), ${count}: ${sizeText(total)}: ${parts.join(", ")}`;
+  const unverified = verified ? "" : "; files are not compared with their hashes";
+  return `${backend} (${build}), ${count}: ${sizeText(total)}: ${parts.join(", ")}${unverified}`;
 }

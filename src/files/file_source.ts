@@ -23,6 +23,15 @@ export interface FileSource {
     signal?: AbortSignal,
   ): Promise<Uint8Array<ArrayBuffer>>;
   /**
+   * Reads a part of a file into memory that is there already.
+   * @param name The file.
+   * @param offset First byte.
+   * @param into Filled; may be shared memory.
+   * @param signal Stops the reading.
+   * @throws {InvalidFileError} If the file is missing or shorter.
+   */
+  readInto(name: string, offset: number, into: Uint8Array, signal?: AbortSignal): Promise<void>;
+  /**
    * Reads a whole file.
    * @param name The file.
    * @param signal Stops the reading.

@@ -28,6 +28,9 @@ interface FileSystem {
 /** Not written into the import, so that bundlers for browsers leave it alone. */
 const FILE_SYSTEM = "node:fs/promises";
 
+/** Whether this runtime reads into shared memory: Deno and Node do; the first such read tells. */
+let readsIntoShared = true;
+
 /** A folder. */
 export class FolderSource implements FileSource {
   /** Its path. */
@@ -50,13 +53,25 @@ export class FolderSource implements FileSource {
     const { size } = await file.stat();
     if (offset + length > size) this.#truncated(name, size, offset + length);
     const bytes = new Uint8Array(length);
+    await this.readInto(name, offset, bytes, signal);
+    return bytes;
+  }
+
+  /** See {@linkcode FileSource.readInto}. */
+  async readInto(
+    name: string,
+    offset: number,
+    into: Uint8Array,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    const file = await this.#file(name);
+    const { length } = into;
     for (let done = 0; done < length;) {
       signal?.throwIfAborted();
-      const { bytesRead } = await file.read(bytes, done, length - done, offset + done);
+      const { bytesRead } = await readSome(file, into.subarray(done), offset + done);
       if (bytesRead === 0) this.#truncated(name, offset + done, offset + length);
       done += bytesRead;
     }
-    return bytes;
   }
 
   /** See {@linkcode FileSource.readAll}. */
@@ -128,6 +143,26 @@ export class FolderSource implements FileSource {
       );
     }
   }
+}
+
+async function readSome(
+  file: OpenFile,
+  into: Uint8Array,
+  position: number,
+): Promise<{ bytesRead: number }> {
+  const shared = !(into.buffer instanceof ArrayBuffer);
+  if (!shared || readsIntoShared) {
+    try {
+      return await file.read(into, 0, into.length, position);
+    } catch (error) {
+      if (!shared || !(error instanceof TypeError)) throw error;
+      readsIntoShared = false;
+    }
+  }
+  const copy = new Uint8Array(into.length);
+  const { bytesRead } = await file.read(copy, 0, copy.length, position);
+  into.set(copy.subarray(0, bytesRead));
+  return { bytesRead };
 }
 
 async function fileSystem(): Promise<FileSystem> {

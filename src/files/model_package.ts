@@ -33,6 +33,8 @@ export class ModelPackage {
   readonly #options: OpenPackageOptions;
   readonly #files: ReadonlyMap<string, ManifestFile>;
   readonly #chunks = new Map<string, Uint8Array<ArrayBuffer>>();
+  /** Memory of chunks that have been compared, for the next ones. */
+  readonly #spare: Uint8Array<ArrayBuffer>[] = [];
 
   private constructor(source: FileSource, manifest: Manifest, options: OpenPackageOptions) {
     this.manifest = manifest;
@@ -73,6 +75,11 @@ export class ModelPackage {
     }
   }
 
+  /** Whether what is read is compared with the manifest's hashes. */
+  get verifies(): boolean {
+    return this.#options.verify !== false;
+  }
+
   /** The folder or address. */
   get address(): string {
     return this.#source.address;
@@ -105,7 +112,7 @@ export class ModelPackage {
   async read(name: string, offset: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
     this.checkRange(name, offset, length);
     const file = this.#file(name);
-    if (this.#options.verify === false) {
+    if (!this.verifies) {
       return await this.#source.read(name, offset, length, this.#options.signal);
     }
     // The last chunk first: a file shorter than its manifest says is refused before memory is taken.
@@ -120,6 +127,29 @@ export class ModelPackage {
       position += piece.length;
     }
     return result;
+  }
+
+  /**
+   * Reads a chunk of a file. Several may be read at once; nothing is kept.
+   *
+   * @param name The file.
+   * @param index The chunk.
+   * @param into Filled with its first bytes, as many as fit; may be shared memory.
+   * @throws {InvalidFileError} If it is missing, shorter, or not what was exported.
+   */
+  async readChunk(name: string, index: number, into: Uint8Array): Promise<void> {
+    const file = this.#file(name);
+    const offset = index * CHUNK_BYTES;
+    this.checkRange(name, offset, into.length);
+    const { signal } = this.#options;
+    if (!this.verifies) return await this.#source.readInto(name, offset, into, signal);
+    // Hashes are not taken of shared memory.
+    const whole = this.#spare.pop() ?? new Uint8Array(CHUNK_BYTES);
+    const chunk = whole.subarray(0, Math.min(CHUNK_BYTES, file.bytes - offset));
+    await this.#source.readInto(name, offset, chunk, signal);
+    await this.#compare(file, index, chunk);
+    into.set(chunk.subarray(0, into.length));
+    this.#spare.push(whole);
   }
 
   /**
@@ -153,13 +183,14 @@ export class ModelPackage {
   /** Compares every chunk of a file with its hash. @param name The file. See {@linkcode read}. */
   async verify(name: string): Promise<void> {
     const file = this.#file(name);
-    if (this.#options.verify === false) return;
+    if (!this.verifies) return;
     for (let index = 0; index < file.sha256.length; index++) await this.#chunk(file, index);
   }
 
   /** Closes open files. */
   async close(): Promise<void> {
     this.#chunks.clear();
+    this.#spare.length = 0;
     await this.#source.close();
   }
 
@@ -174,27 +205,35 @@ export class ModelPackage {
     );
   }
 
-  async #chunk({ name, bytes, sha256 }: ManifestFile, index: number) {
+  async #chunk(file: ManifestFile, index: number) {
+    const { name, bytes } = file;
     const key = `${index} ${name}`;
     const kept = this.#chunks.get(key);
     if (kept) return kept;
     const offset = index * CHUNK_BYTES;
     const length = Math.min(CHUNK_BYTES, bytes - offset);
     const chunk = await this.#source.read(name, offset, length, this.#options.signal);
-    const hash = toHex(new Uint8Array(await crypto.subtle.digest("SHA-256", chunk)));
-    if (hash !== sha256[index]) {
-      throw new InvalidFileError(
-        name,
-        `Cannot use ${name} in ${this.address}: its bytes from ${offset} on have the sha256 ${hash}, ` +
-          `not ${sha256[index]} as exported: the file is damaged; get it anew.`,
-      );
-    }
+    await this.#compare(file, index, chunk);
     this.#chunks.set(key, chunk);
     for (const oldest of this.#chunks.keys()) {
       if (this.#chunks.size <= KEPT_CHUNKS) break;
       this.#chunks.delete(oldest);
     }
     return chunk;
+  }
+
+  async #compare(
+    { name, sha256 }: ManifestFile,
+    index: number,
+    chunk: Uint8Array<ArrayBuffer>,
+  ): Promise<void> {
+    const hash = toHex(new Uint8Array(await crypto.subtle.digest("SHA-256", chunk)));
+    if (hash === sha256[index]) return;
+    throw new InvalidFileError(
+      name,
+      `Cannot use ${name} in ${this.address}: its bytes from ${index * CHUNK_BYTES} on have the ` +
+        `sha256 ${hash}, not ${sha256[index]} as exported: the file is damaged; get it anew.`,
+    );
   }
 }
 

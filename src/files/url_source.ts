@@ -27,19 +27,35 @@ export class UrlSource implements FileSource {
     length: number,
     signal?: AbortSignal,
   ): Promise<Uint8Array<ArrayBuffer>> {
-    const range = `bytes=${offset}-${offset + length - 1}`;
-    const response = await this.#fetch(name, { headers: { range }, signal });
-    const ranged = response.status === 206;
-    if (!ranged && Number(response.headers.get("content-length")) > MAX_WHOLE_BYTES) {
-      await response.body?.cancel();
-      this.#fail(name, `the server does not serve ranges (status ${response.status})`);
-    }
+    const { response, ranged, range } = await this.#fetchRange(name, offset, length, signal);
     const body = await this.#body(name, response, ranged ? length : MAX_WHOLE_BYTES, signal);
     const bytes = ranged ? body : body.slice(offset, offset + length);
     if (bytes.length !== length) {
       this.#fail(name, `${range} was asked for and ${bytes.length} bytes came`);
     }
     return bytes;
+  }
+
+  /** See {@linkcode FileSource.readInto}. */
+  async readInto(
+    name: string,
+    offset: number,
+    into: Uint8Array,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    const { length } = into;
+    const { response, ranged, range } = await this.#fetchRange(name, offset, length, signal);
+    const most = ranged ? length : MAX_WHOLE_BYTES;
+    let position = ranged ? 0 : -offset; // of the next piece in `into`
+    for await (const piece of this.#pieces(name, response, most, signal)) {
+      const begin = Math.max(0, -position);
+      const end = Math.min(piece.length, length - position);
+      if (begin < end) into.set(piece.subarray(begin, end), position + begin);
+      position += piece.length;
+    }
+    if (position < length) {
+      this.#fail(name, `${range} was asked for and ${Math.max(0, position)} bytes came`);
+    }
   }
 
   /** See {@linkcode FileSource.readAll}. */
@@ -58,15 +74,41 @@ export class UrlSource implements FileSource {
     return Promise.resolve();
   }
 
-  /** A response's bytes, unless they are more than were asked for: a server may never end. */
+  async #fetchRange(
+    name: string,
+    offset: number,
+    length: number,
+    signal: AbortSignal | undefined,
+  ): Promise<{ response: Response; ranged: boolean; range: string }> {
+    const range = `bytes=${offset}-${offset + length - 1}`;
+    const response = await this.#fetch(name, { headers: { range }, signal });
+    const ranged = response.status === 206;
+    if (!ranged && Number(response.headers.get("content-length")) > MAX_WHOLE_BYTES) {
+      await response.body?.cancel();
+      this.#fail(name, `the server does not serve ranges (status ${response.status})`);
+    }
+    return { response, ranged, range };
+  }
+
   async #body(
     name: string,
     response: Response,
     most: number,
     signal: AbortSignal | undefined,
   ): Promise<Uint8Array<ArrayBuffer>> {
-    const reader = response.body?.getReader();
     const pieces: Uint8Array<ArrayBuffer>[] = [];
+    for await (const piece of this.#pieces(name, response, most, signal)) pieces.push(piece);
+    return new Uint8Array(await new Blob(pieces).arrayBuffer());
+  }
+
+  /** A response's bytes, unless they are more than were asked for: a server may never end. */
+  async *#pieces(
+    name: string,
+    response: Response,
+    most: number,
+    signal: AbortSignal | undefined,
+  ): AsyncGenerator<Uint8Array<ArrayBuffer>> {
+    const reader = response.body?.getReader();
     let bytes = 0;
     const next = async () => {
       try {
@@ -82,9 +124,8 @@ export class UrlSource implements FileSource {
         await reader?.cancel();
         this.#fail(name, `more came than the ${most} bytes asked for`);
       }
-      pieces.push(piece);
+      yield piece;
     }
-    return new Uint8Array(await new Blob(pieces).arrayBuffer());
   }
 
   async #fetch(name: string, init: RequestInit): Promise<Response> {

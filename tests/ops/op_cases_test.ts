@@ -10,7 +10,7 @@ import { startRunner } from "../../src/backend/wasm/engine_runner.ts";
 import { planMemory, writeJob, writeSizes } from "../../src/backend/wasm/memory_plan.ts";
 import { loadWeights, stagingBytes } from "../../src/backend/wasm/weight_loader.ts";
 import { WorkerTeam } from "../../src/backend/wasm/worker_team.ts";
-import type { ModelPackage } from "../../src/files/model_package.ts";
+import { CHUNK_BYTES } from "../../src/files/manifest.ts";
 import { readModel } from "../../src/onnx/read_model.ts";
 import type { Values } from "../safetensors_values.ts";
 import {
@@ -151,10 +151,12 @@ async function runKernels(
   // Whatever a kernel reads without having written it is NaN.
   new Uint32Array(buffer, plan.stacks).fill(0xffffffff);
   const source = {
-    read: (_: string, offset: number, length: number) =>
-      Promise.resolve(data.slice(offset, offset + length)),
-  } as unknown as ModelPackage;
-  await loadWeights(source, program.loads, engine, runner, plan, () => {});
+    readChunk(_: string, index: number, into: Uint8Array) {
+      into.set(data.subarray(index * CHUNK_BYTES).subarray(0, into.length));
+      return Promise.resolve();
+    },
+  };
+  await loadWeights(source, program.loads, engine, runner, plan);
 
   const { words, tensors } = program;
   const table = tensors.map(({ bytes }, tensor) => ({ address: plan.tensors[tensor]!, bytes }));

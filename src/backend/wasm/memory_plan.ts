@@ -19,7 +19,7 @@ const JOB_BYTES = 64;
 /** Offset of the sizes in a job. */
 const SIZES_OFFSET = 32;
 /** Words of the program that packs a piece of a weight, and its tensors. */
-const LOADING = { words: 8, tensors: 3 };
+const LOADING = { words: 8, tensors: 2 };
 
 /** A program's place. */
 export interface JobPlan {

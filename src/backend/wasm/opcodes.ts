@@ -18,7 +18,8 @@ export type Opcode =
   | "pagedAttention"
   | "sparseExperts"
   | "pack"
-  | "packLatentUp";
+  | "packLatentUp"
+  | "packScales";
 
 /** Opcode and number of operands by name. */
 export const OPCODES: Readonly<Record<Opcode, readonly [opcode: number, operands: number]>> = {
@@ -33,8 +34,9 @@ export const OPCODES: Readonly<Record<Opcode, readonly [opcode: number, operands
   latentAttention: [8, 23],
   pagedAttention: [9, 21],
   sparseExperts: [10, 19],
-  pack: [11, 6], // source, scales, format, rows, columns, packed
+  pack: [11, 5], // source, format, rows, columns, packed
   packLatentUp: [12, 7], // source, format, heads, nope, value, rank, packed
+  packScales: [13, 5], // source, format, rows, columns, packed
 };
 
 /** Numbers of the weight formats, as in `wasm/engine/src/kernels/matrix.rs`. */

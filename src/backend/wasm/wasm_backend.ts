@@ -51,7 +51,7 @@ export interface WasmBackendOptions extends WasmSizes {
   /** Told what will be taken, before anything is loaded. */
   onPlan?: (info: BackendInfo) => void;
   /** Told of the bytes read so far and in all while loading. */
-  onLoaded?: (doneBytes: number, totalBytes: number) => void;
+  onLoaded?: OnLoaded;
 }
 
 /**
@@ -91,12 +91,12 @@ export async function openWasmBackend(
       threads: threads.count,
       threadsReason: threads.reason,
       cacheType: options.cacheType ?? "f32",
+      verified: model.verifies,
       bytes: plan.bytes,
     };
     options.onPlan?.(info);
     const runner = await startRunner(threads.team, build, plan);
-    const loaded = progress(program, options);
-    await loadWeights(model, program.loads, engineSizes(), runner, plan, loaded);
+    await loadWeights(model, program.loads, engineSizes(), runner, plan, options.onLoaded);
     return new WasmBackend(runner, program, plan, info, limits, spec);
   } catch (error) {
     threads.team?.close();
@@ -163,15 +163,6 @@ export function planWasmBackend(
 function preferences({ vocabSize }: ModelSpec): StepPreferences {
   const logitRows = Math.floor(LOGIT_BYTES / (vocabSize * 4));
   return { ...PREFERENCES, logitRows: Math.min(Math.max(logitRows, 1), PREFERENCES.logitRows) };
-}
-
-function progress(program: Program, { onLoaded }: WasmBackendOptions): OnLoaded {
-  const totalBytes = program.loads.reduce((sum, load) => {
-    const scales = load.kind === "matrices" ? load.scales?.bytes ?? 0 : 0;
-    return sum + load.source.bytes + scales;
-  }, 0);
-  let doneBytes = 0;
-  return (bytes) => onLoaded?.(doneBytes += bytes, totalBytes);
 }
 
 class WasmBackend implements Backend {

@@ -14,7 +14,7 @@ use crate::kernels::gather::{gather, Table};
 use crate::kernels::latent_attention::{
     kv_b_bytes, latent_attention, pack_kv_b, LatentShape, LatentTensors,
 };
-use crate::kernels::matrix::{pack, Format, Matrix, BLOCK, GROUP};
+use crate::kernels::matrix::{pack, pack_scales, Format, Matrix, BLOCK, GROUP};
 use crate::kernels::multiply::{share_float, share_quantized, Strided, StridedMut};
 use crate::kernels::paged_attention::{paged_attention, PagedShape, PagedTensors};
 use crate::kernels::quantize::{quantize, QuantizedBlock};
@@ -73,8 +73,9 @@ opcodes! {
     LATENT_ATTENTION = 8, 23;
     PAGED_ATTENTION = 9, 21;
     SPARSE_EXPERTS = 10, 19;
-    PACK = 11, 6; // source, scales, format, rows, columns, packed
+    PACK = 11, 5; // source, format, rows, columns, packed
     PACK_LATENT_UP = 12, 7; // source, format, heads, nope, value, rank, packed
+    PACK_SCALES = 13, 5; // source, format, rows, columns, packed
 }
 
 /// Elements that a thread takes at a time where each costs a few instructions.
@@ -244,7 +245,8 @@ unsafe fn execute(team: &Team, opcode: u32, o: &mut Operands) {
         LATENT_ATTENTION => latent(team, o),
         PAGED_ATTENTION => paged(team, o),
         SPARSE_EXPERTS => experts(team, o),
-        PACK => pack_rows(team, o),
+        PACK => pack_rows(team, o, Format::file_row_bytes, pack),
+        PACK_SCALES => pack_rows(team, o, Format::file_scale_bytes, pack_scales),
         PACK_LATENT_UP => pack_latent_up(team, o),
         _ => panic!("no such opcode"),
     }
@@ -264,14 +266,18 @@ unsafe fn multiply(team: &Team, o: &mut Operands) {
     }
 }
 
-/// Packs rows of a matrix as they lie in a file: a multiple of 8, unless they are its last.
-unsafe fn pack_rows(team: &Team, o: &mut Operands) {
-    let (source, scales, format) = (o.tensor(), o.tensor(), Format::from_number(o.number()));
+/// Packs rows of a matrix as they lie in a file, or their scales: a multiple of 8, unless they are its
+/// last.
+unsafe fn pack_rows(
+    team: &Team,
+    o: &mut Operands,
+    row_bytes: fn(Format, usize) -> usize,
+    pack: fn(Format, &[u8], usize, usize, &mut [u8]),
+) {
+    let (source, format) = (o.tensor(), Format::from_number(o.number()));
     let (rows, columns, packed) = (o.size(), o.size(), o.tensor());
-    let row_bytes = format.file_row_bytes(columns);
-    let blocks = if format.is_quantized() { columns.div_ceil(BLOCK) } else { 0 };
+    let row_bytes = row_bytes(format, columns);
     let source = source.read::<u8>(rows * row_bytes);
-    let scales = scales.read::<u16>(rows * blocks);
     let packed = packed.share(format.packed_bytes(rows, columns));
     let group_bytes = format.group_bytes(columns);
     let grain = (ELEMENTS_AT_ONCE / (GROUP * columns)).max(1);
@@ -280,7 +286,6 @@ unsafe fn pack_rows(team: &Team, o: &mut Operands) {
         pack(
             format,
             &source[part.start * row_bytes..part.end * row_bytes],
-            &scales[part.start * blocks..part.end * blocks],
             part.len(),
             columns,
             packed.write(groups.start * group_bytes..groups.end * group_bytes),

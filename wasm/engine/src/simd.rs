@@ -355,6 +355,48 @@ mod lanes {
             I16x8(i16x8_relaxed_dot_i8x16_i7x16(self.0, other.0))
         }
     }
+
+    /// For interleaving rows.
+    impl I8x16 {
+        #[inline(always)]
+        pub fn splat(value: i8) -> Self {
+            Self(i8x16_splat(value))
+        }
+        /// Of 32 nibbles, two a byte, the low one first: byte i holds nibble i and, high, nibble 16 + i.
+        #[inline(always)]
+        pub fn split_nibbles(self) -> Self {
+            let even = v128_and(self.0, u8x16_splat(15));
+            let odd = u8x16_shr(self.0, 4);
+            let low =
+                i8x16_shuffle::<0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23>(even, odd);
+            let high = i8x16_shuffle::<8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31>(
+                even, odd,
+            );
+            Self(v128_or(low, i8x16_shl(high, 4)))
+        }
+        /// Four times four words of four bytes, rows and columns swapped.
+        #[inline(always)]
+        pub fn transpose_words([a, b, c, d]: [Self; 4]) -> [Self; 4] {
+            let (ab, cd) =
+                (i32x4_shuffle::<0, 4, 1, 5>(a.0, b.0), i32x4_shuffle::<0, 4, 1, 5>(c.0, d.0));
+            let (ab_high, cd_high) =
+                (i32x4_shuffle::<2, 6, 3, 7>(a.0, b.0), i32x4_shuffle::<2, 6, 3, 7>(c.0, d.0));
+            [
+                Self(i64x2_shuffle::<0, 2>(ab, cd)),
+                Self(i64x2_shuffle::<1, 3>(ab, cd)),
+                Self(i64x2_shuffle::<0, 2>(ab_high, cd_high)),
+                Self(i64x2_shuffle::<1, 3>(ab_high, cd_high)),
+            ]
+        }
+        /// The even and the odd ones of sixteen halves of two bytes.
+        #[inline(always)]
+        pub fn unzip_halves(a: Self, b: Self) -> [Self; 2] {
+            [
+                Self(i16x8_shuffle::<0, 2, 4, 6, 8, 10, 12, 14>(a.0, b.0)),
+                Self(i16x8_shuffle::<1, 3, 5, 7, 9, 11, 13, 15>(a.0, b.0)),
+            ]
+        }
+    }
 }
 
 #[cfg(not(target_family = "wasm"))]
@@ -644,6 +686,31 @@ mod lanes {
         #[inline(always)]
         pub fn high_nibbles(self) -> Self {
             Self(self.0.map(|byte| (byte as u8 >> 4) as i8))
+        }
+    }
+
+    /// For interleaving rows.
+    impl I8x16 {
+        #[inline(always)]
+        pub fn splat(value: i8) -> Self {
+            Self([value; 16])
+        }
+        /// Of 32 nibbles, two a byte, the low one first: byte i holds nibble i and, high, nibble 16 + i.
+        #[inline(always)]
+        pub fn split_nibbles(self) -> Self {
+            let nibble = |i: usize| self.0[i / 2] as u8 >> (i % 2 * 4) & 15;
+            Self(from_fn(|i| (nibble(i) | nibble(16 + i) << 4) as i8))
+        }
+        /// Four times four words of four bytes, rows and columns swapped.
+        #[inline(always)]
+        pub fn transpose_words(rows: [Self; 4]) -> [Self; 4] {
+            from_fn(|column| Self(from_fn(|i| rows[i / 4].0[column * 4 + i % 4])))
+        }
+        /// The even and the odd ones of sixteen halves of two bytes.
+        #[inline(always)]
+        pub fn unzip_halves(a: Self, b: Self) -> [Self; 2] {
+            let byte = |i: usize| if i < 16 { a.0[i] } else { b.0[i - 16] };
+            from_fn(|odd| Self(from_fn(|i| byte(i / 2 * 4 + odd * 2 + i % 2))))
         }
     }
 }

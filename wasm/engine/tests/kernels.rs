@@ -5,7 +5,7 @@ use hybridseek_engine::kernels::attention::{self, attend, Heads, Values};
 use hybridseek_engine::kernels::cache::{Cache, CacheFormat};
 use hybridseek_engine::kernels::experts::{self, sparse_experts, ExpertsShape, ExpertsTensors};
 use hybridseek_engine::kernels::matrix::{
-    element, f16_to_f32, pack, pack_transposed, Format, Matrix, BLOCK, GROUP,
+    self, element, f16_to_f32, pack_transposed, Format, Matrix, BLOCK, GROUP,
 };
 use hybridseek_engine::kernels::multiply::{
     multiply_float, multiply_quantized, reference, Strided, StridedMut,
@@ -18,8 +18,9 @@ use hybridseek_engine::kernels::{elementwise, gather, rotary};
 use hybridseek_engine::team::{Shared, Team, TeamState};
 
 const FORMATS: [Format; 4] = [Format::F32, Format::F16, Format::Int8, Format::Int4];
-/// Rows and columns of a matrix: around the group of 8 and the block of 32.
-const SIZES: [(usize, usize); 7] = [(1, 1), (3, 5), (7, 31), (8, 32), (9, 33), (40, 64), (65, 97)];
+/// Rows and columns of a matrix: around the group of 8, the block of 32 and eight blocks.
+const SIZES: [(usize, usize); 8] =
+    [(1, 1), (3, 5), (7, 31), (8, 32), (9, 33), (40, 64), (65, 97), (11, 300)];
 
 /// A generator of numbers that need not be good, only the same everywhere.
 struct Random(u64);
@@ -137,6 +138,22 @@ impl FileMatrix {
         let mut packed = vec![0x5a; format.packed_bytes(rows, columns)];
         pack(format, &self.source, &self.scales, rows, columns, &mut packed);
         packed
+    }
+}
+
+/// Packs rows of a file with their scales.
+fn pack(
+    format: Format,
+    source: &[u8],
+    scales: &[u16],
+    rows: usize,
+    columns: usize,
+    packed: &mut [u8],
+) {
+    matrix::pack(format, source, rows, columns, packed);
+    if format.is_quantized() {
+        let scales: Vec<u8> = scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
+        matrix::pack_scales(format, &scales, rows, columns, packed);
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use hybridseek_engine::kernels::cache::{Cache, CacheFormat};
 use hybridseek_engine::kernels::experts::{self, ExpertsShape, ExpertsTensors};
 use hybridseek_engine::kernels::latent_attention::{self, LatentShape, LatentTensors};
-use hybridseek_engine::kernels::matrix::{pack, Format};
+use hybridseek_engine::kernels::matrix::{pack, pack_scales, Format};
 use hybridseek_engine::kernels::paged_attention::{self, PagedShape, PagedTensors};
 use hybridseek_engine::kernels::rotary::Pairs;
 use hybridseek_engine::kernels::step_batch::StepBatch;
@@ -71,11 +71,6 @@ impl Case {
     fn i32s(&self, name: &str) -> Vec<i32> {
         let chunks = self.bytes(name).chunks_exact(4);
         chunks.map(|bytes| i32::from_le_bytes(bytes.try_into().unwrap())).collect()
-    }
-
-    fn f16s(&self, name: &str) -> Vec<u16> {
-        let chunks = self.bytes(name).chunks_exact(2);
-        chunks.map(|bytes| u16::from_le_bytes(bytes.try_into().unwrap())).collect()
     }
 
     fn f64s(&self, name: &str) -> Vec<f64> {
@@ -333,7 +328,7 @@ fn sparse_experts_choose_and_weigh_as_the_formula_in_float64() {
             format,
         };
         let mut router = vec![0; Format::F32.packed_bytes(experts, hidden)];
-        pack(Format::F32, case.bytes("input.router"), &[], experts, hidden, &mut router);
+        pack(Format::F32, case.bytes("input.router"), experts, hidden, &mut router);
         let gate_up = pack_stack(&case, "input.gate_up", format, held, 2 * width, hidden);
         let down = pack_stack(&case, "input.down", format, held, hidden, width);
         let mut y = vec![f32::NAN; tokens * hidden];
@@ -366,8 +361,8 @@ fn pack_stack(
     columns: usize,
 ) -> Vec<u8> {
     let scales = match format.is_quantized() {
-        true => case.f16s(&format!("{name}_scales")),
-        false => vec![],
+        true => case.bytes(&format!("{name}_scales")),
+        false => &[],
     };
     let source = case.bytes(name);
     let mut packed = vec![0; count * format.packed_bytes(rows, columns)];
@@ -375,7 +370,10 @@ fn pack_stack(
     for (i, into) in packed.chunks_exact_mut(format.packed_bytes(rows, columns)).enumerate() {
         let source = &source[i * source_size..(i + 1) * source_size];
         let scales = &scales[i * scale_size..(i + 1) * scale_size];
-        pack(format, source, scales, rows, columns, into);
+        pack(format, source, rows, columns, into);
+        if format.is_quantized() {
+            pack_scales(format, scales, rows, columns, into);
+        }
     }
     packed
 }

@@ -161,5 +161,5 @@ pub fn pack_kv_b(format: Format, source: &[u8], shape: &LatentShape, packed: &mu
     let (key_packed, value_packed) =
         packed.split_at_mut(format.packed_bytes(shape.rank, shape.nope));
     super::matrix::pack_transposed(format, key, shape.rank, shape.nope, key_packed);
-    super::matrix::pack(format, value, &[], shape.value, shape.rank, value_packed);
+    super::matrix::pack(format, value, shape.value, shape.rank, value_packed);
 }

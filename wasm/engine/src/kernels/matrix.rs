@@ -11,6 +11,10 @@
 //!
 //! Missing rows of the last group and missing columns of the last block are zeros.
 
+use core::array::from_fn;
+
+use crate::simd::I8x16;
+
 /// Rows of a group.
 pub const GROUP: usize = 8;
 /// Columns that share a scale.
@@ -77,6 +81,15 @@ impl Format {
             Self::Int4 => columns.div_ceil(BLOCK) * BLOCK / 2,
         }
     }
+
+    /// Bytes of one row's scales in a file.
+    pub fn file_scale_bytes(self, columns: usize) -> usize {
+        if self.is_quantized() {
+            columns.div_ceil(BLOCK) * 2
+        } else {
+            0
+        }
+    }
 }
 
 /// A packed matrix [rows, columns].
@@ -123,36 +136,114 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Packs rows of a file: `source` [rows, file_row_bytes], for int8 and int4 with `scales` f16
-/// [rows, blocks] (empty otherwise).
+/// Packs rows of a file, [rows, file_row_bytes]; the scales apart, see [`pack_scales`].
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn pack(
-    format: Format,
-    source: &[u8],
-    scales: &[u16],
-    rows: usize,
-    columns: usize,
-    packed: &mut [u8],
-) {
+pub fn pack(format: Format, source: &[u8], rows: usize, columns: usize, packed: &mut [u8]) {
     let row_bytes = format.file_row_bytes(columns);
-    assert_eq!(source.len(), rows * row_bytes);
-    assert_eq!(packed.len(), format.packed_bytes(rows, columns));
-    let blocks = if format.is_quantized() { columns.div_ceil(BLOCK) } else { 0 };
-    assert_eq!(scales.len(), rows * blocks);
-    packed.fill(0);
-    for row in 0..rows {
-        let from = &source[row * row_bytes..(row + 1) * row_bytes];
-        let group = &mut packed[row / GROUP * format.group_bytes(columns)..];
-        let lane = row % GROUP;
-        match format {
-            Format::F32 => interleave::<4>(from, group, lane),
-            Format::F16 => interleave::<2>(from, group, lane),
-            Format::Int8 => pack_int8(from, &scales[row * blocks..(row + 1) * blocks], group, lane),
-            Format::Int4 => pack_int4(from, &scales[row * blocks..(row + 1) * blocks], group, lane),
+    let in_blocks = |vectors: usize, bytes: usize| {
+        move |v: usize| v / vectors * bytes + SCALE_BYTES + v % vectors * 16
+    };
+    let part = Interleaving { source, row_bytes, rows, group_bytes: format.group_bytes(columns) };
+    match format {
+        Format::F32 => part.write::<4>(packed, |v| v * 16, words),
+        Format::F16 => part.write::<2>(packed, |v| v * 16, halves),
+        Format::Int8 => part.write::<16>(packed, in_blocks(16, INT8_BLOCK_BYTES), words),
+        Format::Int4 => part.write::<16>(packed, in_blocks(8, INT4_BLOCK_BYTES), nibbles),
+    }
+}
+
+/// Packs the scales of rows of a file, [rows, blocks] f16, to where [`pack`] leaves room for them.
+///
+/// # Panics
+/// If a length does not fit or the format has no scales.
+pub fn pack_scales(format: Format, source: &[u8], rows: usize, columns: usize, packed: &mut [u8]) {
+    let row_bytes = format.file_scale_bytes(columns);
+    let group_bytes = format.group_bytes(columns);
+    let block_bytes = group_bytes / columns.div_ceil(BLOCK);
+    assert!(format.is_quantized());
+    let part = Interleaving { source, row_bytes, rows, group_bytes };
+    part.write::<2>(packed, |v| v * block_bytes, halves);
+}
+
+/// Rows on their way into groups of eight.
+struct Interleaving<'a> {
+    source: &'a [u8],
+    row_bytes: usize,
+    rows: usize,
+    group_bytes: usize,
+}
+
+impl Interleaving<'_> {
+    /// Takes 16 bytes of each of eight rows at a time and interleaves them. Vector v of a group goes to
+    /// the group's byte `at(v)`. Where a row does not end with a vector, elements of SIZE bytes are copied
+    /// one by one. Missing rows are zeros.
+    #[inline(always)]
+    fn write<const SIZE: usize>(
+        &self,
+        packed: &mut [u8],
+        at: impl Fn(usize) -> usize,
+        interleave: impl Fn([I8x16; 8]) -> [I8x16; 8],
+    ) {
+        let Self { source, row_bytes, rows, group_bytes } = *self;
+        assert_eq!(source.len(), rows * row_bytes);
+        assert_eq!(packed.len(), rows.div_ceil(GROUP) * group_bytes);
+        let vectors = row_bytes / 16;
+        for (g, group) in packed.chunks_exact_mut(group_bytes).enumerate() {
+            let lanes = GROUP.min(rows - g * GROUP);
+            let row = |lane: usize| &source[(g * GROUP + lane) * row_bytes..][..row_bytes];
+            let starts: [*const u8; GROUP] = from_fn(|lane| match lane < lanes {
+                true => row(lane).as_ptr(),
+                false => core::ptr::null(),
+            });
+            for i in 0..vectors {
+                let sixteen = from_fn(|lane| match starts[lane].is_null() {
+                    true => I8x16::splat(0),
+                    // SAFETY: within the row.
+                    false => unsafe { I8x16::load(starts[lane].add(i * 16)) },
+                });
+                let into = &mut group[at(i * 8)..at(i * 8 + 7) + 16];
+                for (j, vector) in interleave(sixteen).into_iter().enumerate() {
+                    // SAFETY: within the slice, since `at` rises.
+                    unsafe { vector.store(into.as_mut_ptr().add(at(i * 8 + j) - at(i * 8))) };
+                }
+            }
+            for element in vectors * 16 / SIZE..row_bytes / SIZE {
+                for lane in 0..GROUP {
+                    let to = at(element * SIZE / 2) + lane * SIZE;
+                    match lane < lanes {
+                        true => group[to..to + SIZE]
+                            .copy_from_slice(&row(lane)[element * SIZE..][..SIZE]),
+                        false => group[to..to + SIZE].fill(0),
+                    }
+                }
+            }
         }
     }
+}
+
+/// By words of four bytes: words 0 of rows 0-3, words 0 of rows 4-7, words 1 of rows 0-3, ...
+#[inline(always)]
+fn words([a, b, c, d, e, f, g, h]: [I8x16; 8]) -> [I8x16; 8] {
+    let [a, b, c, d] = I8x16::transpose_words([a, b, c, d]);
+    let [e, f, g, h] = I8x16::transpose_words([e, f, g, h]);
+    [a, e, b, f, c, g, d, h]
+}
+
+/// By halves of two bytes: halves 0 of rows 0-7, halves 1 of rows 0-7, ...
+#[inline(always)]
+fn halves(rows: [I8x16; 8]) -> [I8x16; 8] {
+    let [a, b, c, d, e, f, g, h] = words(rows); // two halves of eight rows a pair
+    let ([a, b], [c, d]) = (I8x16::unzip_halves(a, b), I8x16::unzip_halves(c, d));
+    let ([e, f], [g, h]) = (I8x16::unzip_halves(e, f), I8x16::unzip_halves(g, h));
+    [a, b, c, d, e, f, g, h]
+}
+
+/// As int4 wants its 32 columns.
+#[inline(always)]
+fn nibbles(rows: [I8x16; 8]) -> [I8x16; 8] {
+    words(rows.map(I8x16::split_nibbles))
 }
 
 /// Packs the transpose of a float matrix: `source` [columns, rows] becomes a matrix [rows, columns].
@@ -179,36 +270,6 @@ pub fn pack_transposed(
             let at =
                 row / GROUP * format.group_bytes(columns) + (column * GROUP + row % GROUP) * size;
             packed[at..at + size].copy_from_slice(element);
-        }
-    }
-}
-
-fn interleave<const SIZE: usize>(row: &[u8], group: &mut [u8], lane: usize) {
-    for (k, element) in row.chunks_exact(SIZE).enumerate() {
-        let at = (k * GROUP + lane) * SIZE;
-        group[at..at + SIZE].copy_from_slice(element);
-    }
-}
-
-fn pack_int8(row: &[u8], scales: &[u16], group: &mut [u8], lane: usize) {
-    for (b, (levels, scale)) in row.chunks_exact(BLOCK).zip(scales).enumerate() {
-        let block = &mut group[b * INT8_BLOCK_BYTES..(b + 1) * INT8_BLOCK_BYTES];
-        block[lane * 2..lane * 2 + 2].copy_from_slice(&scale.to_le_bytes());
-        for (k, four) in levels.chunks_exact(4).enumerate() {
-            let at = SCALE_BYTES + k * 4 * GROUP + lane * 4;
-            block[at..at + 4].copy_from_slice(four);
-        }
-    }
-}
-
-fn pack_int4(row: &[u8], scales: &[u16], group: &mut [u8], lane: usize) {
-    for (b, (nibbles, scale)) in row.chunks_exact(BLOCK / 2).zip(scales).enumerate() {
-        let block = &mut group[b * INT4_BLOCK_BYTES..(b + 1) * INT4_BLOCK_BYTES];
-        block[lane * 2..lane * 2 + 2].copy_from_slice(&scale.to_le_bytes());
-        for k in 0..BLOCK {
-            let level = nibbles[k / 2] >> (k % 2 * 4) & 15;
-            let at = SCALE_BYTES + k % 16 / 4 * 4 * GROUP + lane * 4 + k % 4;
-            block[at] |= level << (k / 16 * 4);
         }
     }
 }
