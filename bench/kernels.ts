@@ -12,6 +12,7 @@
  * @module
  */
 import { machine } from "./machine.ts";
+import { probeLimits } from "./probes/probe.ts";
 
 const ROUNDS = 11;
 /** Multiply-adds of one timing: long enough for the clock, short enough for a quiet moment. */
@@ -78,13 +79,6 @@ async function build(name: string, features: string): Promise<string> {
 
 /** How far above the probed rate a kernel's may lie: others use the memory at the same time. */
 const READ_TOLERANCE = 1.1;
-
-/** What the machine reaches with one thread: 10^9 operations and bytes a second. */
-async function probe(): Promise<{ peakGop: number; readGb: number }> {
-  const program = await Deno.makeTempFile();
-  await run("gcc", ["-O2", "-mavx2", "probe.c", "-o", program]);
-  return JSON.parse(await run(program, []));
-}
 
 interface Kernels {
   __heap_base: WebAssembly.Global;
@@ -240,8 +234,9 @@ const modules = [
 for (const path of Deno.args) modules.push(await load(path, path));
 for (const [ofShape, rows, columns, counts, from] of shapes) {
   // Others on the machine can only lower what a probe finds: the largest of many is nearest the truth.
-  const found = await probe();
-  [peakGop, readGb] = [Math.max(peakGop, found.peakGop), Math.max(readGb, found.readGb)];
+  const found = await probeLimits(1);
+  peakGop = Math.max(peakGop, found?.multiplyAddGops128 ?? 0);
+  readGb = Math.max(readGb, found?.readGBps2M ?? 0);
   for (const format of ofShape) {
     for (const tokens of counts) {
       const given: Case = { format, rows, columns, tokens, from };

@@ -2,54 +2,23 @@
  * Export: a Hugging Face checkpoint folder becomes a package, the folder that every backend opens.
  * @module
  */
-import { create, toBinary } from "@bufbuild/protobuf";
-import { createHash } from "node:crypto";
-import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
-import { basename, dirname, join, resolve } from "node:path";
+import { readdir, readFile, stat } from "node:fs/promises";
+import { join } from "node:path";
 import { InvalidArgumentError } from "../src/errors.ts";
-import {
-  CHUNK_BYTES,
-  type Manifest,
-  MANIFEST_NAME,
-  type ManifestFile,
-} from "../src/files/manifest.ts";
-import { onnxType } from "../src/onnx/data_type.ts";
-import { opsetImports } from "../src/onnx/graph_builder.ts";
-import {
-  type ModelProto,
-  ModelProtoSchema,
-  TensorProto_DataLocation,
-  type TensorProtoSchema,
-} from "../src/onnx/onnx_pb.ts";
-import type { MessageInitShape } from "@bufbuild/protobuf";
 import { parseGenerationConfig } from "../src/generation_config.ts";
 import { Tokenizer } from "../src/text/tokenizer.ts";
 import type { TokenizerConfig } from "../src/text/tokenizer_config.ts";
-import { VERSION } from "../src/version.ts";
 import { architectureOf } from "./architectures/registry.ts";
 import { DecoderBuilder } from "./architectures/decoder_builder.ts";
 import { Checkpoint, readJson } from "./checkpoint.ts";
-import { hashDataFiles, writeDataFiles } from "./data_files.ts";
-import { type DataLayout, layOut, type PlacedTensor } from "./data_layout.ts";
 import { recipes, type Weights } from "./quantization/recipe.ts";
+import { checkTarget, type ExportProgress, MAX_FILE_BYTES, writePackage } from "./write_package.ts";
 
-/** Version 11 of the file format is the first that every field used here is in. */
-const IR_VERSION = 11n;
-/** Version of the step contract that graphs are written for, see ARCHITECTURE.md. */
-const CONTRACT = "1";
-/** Below 2 GiB, the most that some readers take in one piece. */
-const MAX_FILE_BYTES = 2 ** 31 - 1;
+export type { ExportProgress } from "./write_package.ts";
+
 /** Copied beside the graph where the checkpoint has them. */
 const COMPANIONS =
   /^(config\.json|generation_config\.json|tokenizer\.json|tokenizer_config\.json|chat_template\.jinja|(LICENSE|NOTICE)[\w.-]*)$/i;
-
-/** Where an export stands. */
-export interface ExportProgress {
-  /** Bytes written and hashed so far. */
-  doneBytes: number;
-  /** Bytes to write and to hash in all. */
-  totalBytes: number;
-}
 
 /** Options of {@linkcode exportCheckpoint}. */
 export interface ExportOptions {
@@ -96,44 +65,21 @@ export async function exportCheckpoint(
   packageFolder: string,
   options: ExportOptions = {},
 ): Promise<ExportResult> {
-  const { weights = "int8", maxFileBytes = MAX_FILE_BYTES, signal } = options;
+  const { weights = "int8", maxFileBytes = MAX_FILE_BYTES } = options;
   checkOptions(weights, maxFileBytes);
-  const target = resolve(packageFolder);
-  await checkTarget(target, options.overwrite ?? false);
+  await checkTarget(packageFolder, options.overwrite ?? false);
   const checkpoint = await Checkpoint.open(checkpointFolder);
-  const partial = join(dirname(target), `.${basename(target)}.partial-${crypto.randomUUID()}`);
   try {
     const architecture = architectureOf(checkpoint.config);
     const builder = new DecoderBuilder(checkpoint, { weights, maxTensorBytes: maxFileBytes });
     architecture.build(builder);
     builder.checkAllUsed();
-    const layout = layOut(builder.weights.tensors(), maxFileBytes);
     const companions = await readCompanions(checkpointFolder);
-    await mkdir(partial, { recursive: true });
-    const onBytes = progressCounter(builder, layout, options.onProgress, signal);
-    await writeDataFiles(partial, layout, builder.weights.matrices, onBytes);
-    const { files, slabs } = await hashDataFiles(partial, layout, onBytes);
-    const model = modelProto(builder, layout, { architecture: architecture.name, weights });
-    await writeFile(join(partial, "model.onnx"), toBinary(ModelProtoSchema, model));
-    for (const [name, bytes] of companions) await writeFile(join(partial, name), bytes);
-    for (const name of ["model.onnx", ...companions.keys()]) {
-      files.push(await manifestFile(partial, name));
-    }
-    const manifest: Manifest = { version: 1, files, slabs };
-    await writeFile(join(partial, MANIFEST_NAME), JSON.stringify(manifest, null, 1) + "\n");
-    signal?.throwIfAborted();
-    if (options.overwrite) await rm(target, { recursive: true, force: true });
-    await rename(partial, target);
-    return {
-      folder: target,
-      architecture: architecture.name,
-      weights,
-      bytes: files.reduce((sum, file) => sum + file.bytes, 0),
-      dataFiles: layout.files.length,
-    };
+    const metadata = { architecture: architecture.name, weights };
+    const written = await writePackage(packageFolder, { builder, metadata, companions }, options);
+    return { ...written, architecture: architecture.name, weights };
   } finally {
     await checkpoint.close();
-    await rm(partial, { recursive: true, force: true });
   }
 }
 
@@ -152,29 +98,6 @@ function checkOptions(weights: string, maxFileBytes: number) {
       `Cannot export: maxFileBytes is ${maxFileBytes}, it can be 4096 to ${MAX_FILE_BYTES}.`,
     );
   }
-}
-
-/** Refuses to write over anything but, when asked to, an earlier package. */
-async function checkTarget(target: string, overwrite: boolean) {
-  const present = await readdir(target).catch((error) => {
-    if (error.code === "ENOENT") return undefined;
-    throw new InvalidArgumentError(
-      "packageFolder",
-      `Cannot write to ${target}: ${error.message}.`,
-      {
-        cause: error,
-      },
-    );
-  });
-  if (present === undefined) return;
-  if (overwrite && (present.includes(MANIFEST_NAME) || present.length === 0)) return;
-  const wayOut = present.includes(MANIFEST_NAME)
-    ? "choose another folder, or allow it to be replaced (overwrite, --force)"
-    : "choose a folder that does not exist";
-  throw new InvalidArgumentError(
-    "packageFolder",
-    `Cannot write to ${target}: the folder exists; ${wayOut}.`,
-  );
 }
 
 /** The files beside the tensors, read and, those that a model can not be opened without, understood. */
@@ -196,75 +119,4 @@ async function readCompanions(folder: string): Promise<Map<string, Uint8Array>> 
     Tokenizer.fromJson(text("tokenizer.json"), config).free();
   }
   return files;
-}
-
-/** Counts bytes for the caller; stops the export when the signal says so. */
-function progressCounter(
-  builder: DecoderBuilder,
-  layout: DataLayout,
-  onProgress: ExportOptions["onProgress"],
-  signal: AbortSignal | undefined,
-): (bytes: number) => void {
-  const toWrite = builder.weights.tensors().reduce((sum, tensor) => sum + tensor.bytes, 0);
-  const toHash = layout.files.reduce((sum, file) => sum + file.bytes, 0);
-  let doneBytes = 0;
-  return (bytes) => {
-    signal?.throwIfAborted();
-    doneBytes += bytes;
-    onProgress?.({ doneBytes, totalBytes: toWrite + toHash });
-  };
-}
-
-function modelProto(
-  builder: DecoderBuilder,
-  layout: DataLayout,
-  metadata: Record<string, string>,
-): ModelProto {
-  const properties = { contract: CONTRACT, ...metadata };
-  return create(ModelProtoSchema, {
-    irVersion: IR_VERSION,
-    producerName: "hybridseek",
-    producerVersion: VERSION,
-    opsetImport: opsetImports(),
-    functions: builder.functions(),
-    metadataProps: Object.entries(properties).map(([key, value]) => ({
-      key: `hybridseek.${key}`,
-      value,
-    })),
-    graph: {
-      name: "hybridseek",
-      node: builder.graph.nodes,
-      input: builder.inputs,
-      output: builder.outputs,
-      initializer: layout.tensors.map((place) => externalTensor(place, layout)),
-    },
-  });
-}
-
-function externalTensor(
-  { tensor, file, offset }: PlacedTensor,
-  layout: DataLayout,
-): MessageInitShape<typeof TensorProtoSchema> {
-  const entries = {
-    location: layout.files[file]!.name,
-    offset: String(offset),
-    length: String(tensor.bytes),
-  };
-  return {
-    name: tensor.name,
-    dataType: onnxType(tensor.type),
-    dims: tensor.dims.map(BigInt),
-    dataLocation: TensorProto_DataLocation.EXTERNAL,
-    externalData: Object.entries(entries).map(([key, value]) => ({ key, value })),
-  };
-}
-
-async function manifestFile(folder: string, name: string): Promise<ManifestFile> {
-  const bytes = await readFile(join(folder, name));
-  const sha256: string[] = [];
-  for (let begin = 0; begin < bytes.length; begin += CHUNK_BYTES) {
-    const chunk = bytes.subarray(begin, begin + CHUNK_BYTES);
-    sha256.push(createHash("sha256").update(chunk).digest("hex"));
-  }
-  return { name, bytes: bytes.length, sha256 };
 }

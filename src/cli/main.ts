@@ -1,5 +1,5 @@
 /**
- * The command line: `hybridseek generate | chat | export | inspect`.
+ * The command line: `hybridseek generate | chat | export | inspect | bench`.
  * @module
  */
 import { realpathSync } from "node:fs";
@@ -8,6 +8,7 @@ import { pathToFileURL } from "node:url";
 import { Command, CommanderError } from "commander";
 import { HybridseekError } from "../errors.ts";
 import { VERSION } from "../version.ts";
+import { addBenchCommand } from "./bench_command.ts";
 import { addChatCommand } from "./chat_command.ts";
 import { addExportCommand } from "./export_command.ts";
 import { addGenerateCommand } from "./generate_command.ts";
@@ -36,6 +37,7 @@ export async function main(args: readonly string[]): Promise<number> {
   addChatCommand(program);
   addExportCommand(program);
   addInspectCommand(program);
+  addBenchCommand(program);
   try {
     await program.parseAsync([...args], { from: "user" });
     return interrupted() ? INTERRUPTED : 0;

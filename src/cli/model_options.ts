@@ -63,7 +63,7 @@ const UNITS: Record<string, number> = {
 /** Reads a size such as 4GB, 500M or 3.5GiB. @param text What was typed. @returns Bytes. */
 export function byteSize(text: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?$/i.exec(text.trim());
-  const unit = UNITS[match?.[2]!.toUpperCase() ?? "none"];
+  const unit = UNITS[match?.[2]?.toUpperCase() ?? "none"];
   if (!match || unit === undefined) {
     throw new InvalidOption("It must be a size, for example 4GB or 3.5GiB.");
   }

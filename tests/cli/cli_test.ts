@@ -104,6 +104,26 @@ Deno.test("inspect prints what the embedded model holds", async () => {
   assert.equal(bytes.reduce((sum, value) => sum + value), report.weightBytes);
 });
 
+Deno.test("bench measures prompts and tokens, as a table and as JSON", async () => {
+  const args = ["bench", "-p", "8,40", "-n", "4", "-r", "2"];
+  const { code, stdout, stderr } = await run(args);
+  assert.equal(code, 0, stderr);
+  assert.match(stdout, /^backend wasm, .*\n(.*\n)*prompt of 40 +\d/);
+  assert.match(stdout, /tokens after 8 +\d/);
+  const report = JSON.parse((await run([...args, "--json"])).stdout);
+  assert.deepEqual(
+    report.rows.map(({ work, prompt, tokens }: Record<string, unknown>) => [work, prompt, tokens]),
+    [["prefill", 8, 8], ["decode", 8, 4], ["prefill", 40, 40], ["decode", 40, 4]],
+  );
+  for (const { tokensPerSecond, range: [slowest, fastest] } of report.rows) {
+    assert(slowest > 0 && slowest <= tokensPerSecond && tokensPerSecond <= fastest);
+  }
+  assert.equal((await run(["bench", "-n", "0"])).code, 2);
+  const long = await run(["bench", "-p", "4000"]);
+  assert.equal(long.code, 1);
+  assert.match(long.stderr, /contextLength is 4034, it can be 1 to 2048/);
+});
+
 Deno.test(needsShared("export makes a package that generate and inspect open"), async () => {
   const folder = temporaryPath("package");
   const exported = await run([
@@ -148,7 +168,7 @@ Deno.test("errors go to standard error with exit code 1, misuse with 2", async (
 Deno.test("help names every command and option", async () => {
   const { code, stdout } = await run(["--help"]);
   assert.equal(code, 0);
-  for (const name of ["generate", "chat", "export", "inspect"]) {
+  for (const name of ["generate", "chat", "export", "inspect", "bench"]) {
     assert.match(stdout, new RegExp(`  ${name} `));
     const help = await run([name, "--help"]);
     assert.equal(help.code, 0);

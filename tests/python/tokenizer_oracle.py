@@ -2,7 +2,6 @@
 
     python tokenizer_oracle.py ids TOKENIZER_JSON COUNT SEED       seeded random texts and their ids
     python tokenizer_oracle.py encode TOKENIZER_JSON < texts       ids of JSON strings, one a line
-    python tokenizer_oracle.py speed TOKENIZER_JSON < chunks       MB/s over a JSON list of texts
 
 `ids` and `encode` write one JSON line per text; ids are without special tokens added.
 """
@@ -11,7 +10,6 @@ import json
 import os
 import random
 import sys
-import time
 import unicodedata
 
 # One thread, as the module has; read by the library when it is imported.
@@ -90,16 +88,6 @@ def main():
             write(tokenizer, [random_text(rng, added) for _ in range(min(1000, count - start))])
     elif command == "encode":
         write(tokenizer, [json.loads(line) for line in sys.stdin])
-    elif command == "speed":
-        chunks = json.load(sys.stdin)
-        size = sum(len(chunk.encode()) for chunk in chunks)
-        seconds = []
-        for _ in range(3):
-            start = time.perf_counter()
-            for chunk in chunks:
-                tokenizer.encode(chunk, add_special_tokens=False)
-            seconds.append(time.perf_counter() - start)
-        print(json.dumps({"megabytesPerSecond": size / 1e6 / sorted(seconds)[1]}))
     else:
         raise SystemExit(f"unknown command {command}")
 

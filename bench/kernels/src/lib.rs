@@ -5,11 +5,30 @@
 use core::slice::{from_raw_parts, from_raw_parts_mut};
 
 pub use hybridseek_engine::exports::*;
-use hybridseek_engine::kernels::matrix::{Format, Matrix, BLOCK};
+use hybridseek_engine::kernels::matrix::{self, Format, Matrix, BLOCK};
 use hybridseek_engine::kernels::multiply::{
     multiply_float, multiply_quantized, Strided, StridedMut,
 };
 use hybridseek_engine::kernels::quantize::{self, QuantizedBlock};
+use hybridseek_engine::team::Shared;
+
+/// # Safety
+/// The pointers must hold what `matrix::pack` takes.
+#[no_mangle]
+pub unsafe extern "C" fn pack(
+    format: u32,
+    source: *const u8,
+    scales: *const u16,
+    rows: usize,
+    columns: usize,
+    into: *mut u8,
+) {
+    let format = Format::from_number(format);
+    let blocks = if format.is_quantized() { columns.div_ceil(BLOCK) } else { 0 };
+    let source = from_raw_parts(source, rows * format.file_row_bytes(columns));
+    let into = from_raw_parts_mut(into, format.packed_bytes(rows, columns));
+    matrix::pack(format, source, from_raw_parts(scales, rows * blocks), rows, columns, into);
+}
 
 /// # Safety
 /// The pointers must hold what `multiply_quantized` or `multiply_float` takes.
@@ -26,7 +45,7 @@ pub unsafe extern "C" fn multiply(
     let format = Format::from_number(format);
     let packed = from_raw_parts(packed, format.packed_bytes(rows, columns));
     let matrix = Matrix::new(format, rows, columns, packed);
-    let y = &mut StridedMut { values: from_raw_parts_mut(y, tokens * rows), stride: rows };
+    let y = &mut StridedMut { values: Shared::from_raw(y, tokens * rows), stride: rows };
     if format.is_quantized() {
         let count = tokens * columns.div_ceil(BLOCK);
         multiply_quantized(&matrix, from_raw_parts(x as *const QuantizedBlock, count), tokens, y);

@@ -86,10 +86,10 @@ class CallerRunner implements EngineRunner {
     this.#run = instantiateEngine(build, memory).run;
   }
 
-  /** See {@linkcode EngineRunner.run}. Timers and events run between jobs. */
+  /** See {@linkcode EngineRunner.run}. Timers, events and readers of the last step's tokens come first. */
   async run(job: number): Promise<void> {
-    this.#run(job, 0);
     await nextTask();
+    this.#run(job, 0);
   }
 
   /** The caller's thread can not wait: all experts are in memory. */

@@ -363,6 +363,19 @@ fn slices_of(rows: &[Vec<f32>]) -> Vec<&[f32]> {
     rows.iter().map(Vec::as_slice).collect()
 }
 
+/// A row of a cache; every vector must come once, in order, with zeros behind the width.
+fn read_row(format: CacheFormat, bytes: &[u8], width: usize) -> Vec<f32> {
+    let mut row = vec![];
+    format.read(bytes, width, |i, vector| {
+        assert_eq!(i * 4, row.len());
+        row.extend(vector.to_array());
+    });
+    assert_eq!(row.len(), width.next_multiple_of(4));
+    assert!(row[width..].iter().all(|rest| *rest == 0.0));
+    row.truncate(width);
+    row
+}
+
 /// A cache [blocks, P, heads, width] full of poison but for the first `context` positions of a table.
 fn cache_with_rows(
     format: CacheFormat,
@@ -379,9 +392,7 @@ fn cache_with_rows(
         for head in 0..heads {
             let into = &mut bytes[(slot * heads + head) * row_bytes..][..row_bytes];
             format.write(&random.floats(width), into);
-            let mut stored = vec![f32::NAN; width];
-            format.read(into, width, &mut stored);
-            rows.push(stored);
+            rows.push(read_row(format, into, width));
         }
     }
     (bytes, rows)
@@ -505,10 +516,8 @@ fn caches_round_to_their_format() {
         {
             let mut bytes = vec![0; format.row_bytes(width)];
             format.write(&row, &mut bytes);
-            let mut read = vec![f32::NAN; width + 5];
-            format.read(&bytes, width, &mut read);
-            assert!(read[width..].iter().all(|rest| *rest == 0.0));
-            for (block, values) in read[..width].chunks(BLOCK).zip(row.chunks(BLOCK)) {
+            let read = read_row(format, &bytes, width);
+            for (block, values) in read.chunks(BLOCK).zip(row.chunks(BLOCK)) {
                 let largest = values.iter().fold(0f32, |most, value| most.max(value.abs()));
                 for (got, want) in block.iter().zip(values) {
                     // Half a step of bf16's 8 bits, or of int8's 127 levels.

@@ -13,11 +13,17 @@ use crate::simd::F32x4;
 use crate::team::{Shared, Team};
 
 /// Positions whose rows are widened to f32 at a time: 64 rows of a few hundred elements fit a core's cache.
+///
+/// A tile lies in pairs of rows whose vectors of 4 take turns, [TILE / 2, width / 4, 2, 4], and queries in
+/// fours: what a step of a loop loads lies side by side. An engine checks the bounds of every load, and
+/// addresses that differ by a constant are the cheapest.
 const TILE: usize = 64;
 /// Positions of a segment, whose partial result is one item of work.
 const SEGMENT: usize = 8 * TILE;
-/// Heads that use a widened tile together.
+/// Heads that use a widened tile together, at most.
 const HEADS_AT_ONCE: usize = 32;
+/// The least, what the kernels want; fewer heads at a time make more items.
+const LEAST_HEADS_AT_ONCE: usize = 4;
 /// Partial results that are kept between two barriers, f32; one token's in any case.
 const PARTIAL_ELEMENTS: usize = 1 << 20;
 /// Elements before a partial result's weighted sum: the largest score and the sum of the weights.
@@ -72,6 +78,7 @@ pub fn scratch_bytes(heads: &Heads, tokens: usize, context: usize, threads: usiz
     bytes_of::<f32>((tokens * token).min(token.max(PARTIAL_ELEMENTS)))
         + threads
             * (2 * bytes_of::<f32>(TILE * heads.query_stride())
+                + bytes_of::<f32>(HEADS_AT_ONCE * heads.query_stride())
                 + bytes_of::<f32>(HEADS_AT_ONCE * TILE))
 }
 
@@ -98,11 +105,18 @@ pub fn attend(
     assert_eq!(queries.len(), tokens * count * stride);
     let partials = scratch.take::<f32>(together * count * segments * partial_elements);
     let mut own = Own {
+        queries: scratch.take_own(HEADS_AT_ONCE * stride, team),
         keys: scratch.take_own(TILE * stride, team),
         values: scratch.take_own(TILE * stride, team),
         scores: scratch.take_own(HEADS_AT_ONCE * TILE, team),
     };
-    let blocks_of_heads = heads.per_group.div_ceil(HEADS_AT_ONCE);
+    let mut heads_at_once = HEADS_AT_ONCE;
+    let items =
+        |at_once: usize| together * heads.groups * segments * heads.per_group.div_ceil(at_once);
+    while heads_at_once > LEAST_HEADS_AT_ONCE && items(heads_at_once) < 2 * team.threads() {
+        heads_at_once /= 2;
+    }
+    let blocks_of_heads = heads.per_group.div_ceil(heads_at_once);
     let items_of_token = heads.groups * blocks_of_heads * segments;
     let partial = |token: usize, head: usize, segment: usize| {
         let begin = ((token * count + head) * segments + segment) * partial_elements;
@@ -122,7 +136,7 @@ pub fn attend(
                     continue;
                 }
                 let in_group =
-                    block * HEADS_AT_ONCE..heads.per_group.min((block + 1) * HEADS_AT_ONCE);
+                    block * heads_at_once..heads.per_group.min((block + 1) * heads_at_once);
                 let slot = |position: usize| {
                     blocks[position / block_size] as usize * block_size + position % block_size
                 };
@@ -173,9 +187,11 @@ struct Partials<'a, 'b> {
 
 /// What a thread has for itself.
 struct Own<'a> {
-    /// [TILE, query_stride].
+    /// Fours of heads [key_width / 4, 4, 4], then single heads [key_width / 4, 4].
+    queries: &'a mut [f32],
+    /// A tile.
     keys: &'a mut [f32],
-    /// [TILE, query_stride], where values have a cache of their own.
+    /// A tile, where values have a cache of their own.
     values: &'a mut [f32],
     /// [heads, TILE].
     scores: &'a mut [f32],
@@ -207,128 +223,114 @@ impl Own<'_> {
             partial.fill(0.0);
             partial[0] = f32::NEG_INFINITY;
         }
+        let fours = count / 4 * 4;
+        for (h, query) in queries.chunks_exact(stride).enumerate() {
+            let (first, step) = match h < fours {
+                true => (h / 4 * 4 * key_width + h % 4 * 4, 16),
+                false => (h * key_width, 4),
+            };
+            for (i, four) in query[..key_width].chunks_exact(4).enumerate() {
+                self.queries[first + i * step..first + i * step + 4].copy_from_slice(four);
+            }
+        }
         for begin in positions.clone().step_by(TILE) {
             let rows = TILE.min(positions.end - begin);
             for row in 0..rows {
-                let at = row * stride;
-                keys.read(slot(begin + row), group, &mut self.keys[at..at + key_width]);
+                let slot = slot(begin + row);
+                keys.read(slot, group, in_tile(self.keys, row, key_width));
                 if let Values::Cache(values) = values {
-                    values.read(slot(begin + row), group, &mut self.values[at..at + value_width]);
+                    values.read(slot, group, in_tile(self.values, row, value_width));
                 }
             }
-            scores(queries, self.keys, stride, key_width, rows, self.scores);
-            let tile = match values {
-                Values::OfKeys => &*self.keys,
-                Values::Cache(_) => &*self.values,
+            self.score(count, key_width, rows);
+            let (tile, width) = match values {
+                Values::OfKeys => (&*self.keys, key_width),
+                Values::Cache(_) => (&*self.values, value_width),
             };
-            let mut h = 0;
-            while h < count {
-                let together = if count - h >= 4 { 4 } else { 1 };
-                let weights = &mut self.scores[h * TILE..(h + together) * TILE];
-                let partial = |h: usize| partials.all.write((partials.at)(h));
-                if together == 4 {
-                    let partials = core::array::from_fn(|i| partial(h + i));
-                    add_tile::<4>(weights, tile, stride, value_width, rows, partials);
-                } else {
-                    add_tile::<1>(weights, tile, stride, value_width, rows, [partial(h)]);
-                }
-                h += together;
+            let partial = |h: usize| partials.all.write((partials.at)(h));
+            for h in (0..fours).step_by(4) {
+                let scores = &mut self.scores[h * TILE..(h + 4) * TILE];
+                let partials = core::array::from_fn(|i| partial(h + i));
+                add_tile::<4>(scores, tile, width, value_width, rows, partials);
+            }
+            for h in fours..count {
+                let scores = &mut self.scores[h * TILE..(h + 1) * TILE];
+                add_tile::<1>(scores, tile, width, value_width, rows, [partial(h)]);
             }
         }
     }
-}
 
-/// scores[h, row] = query h times key row.
-fn scores(
-    queries: &[f32],
-    keys: &[f32],
-    stride: usize,
-    width: usize,
-    rows: usize,
-    scores: &mut [f32],
-) {
-    let count = queries.len() / stride;
-    let mut h = 0;
-    while h < count {
-        let mut row = 0;
-        if count - h >= 4 {
-            while rows - row >= 2 {
-                dot_tile::<4, 2>(
-                    &queries[h * stride..],
-                    &keys[row * stride..],
-                    stride,
-                    width,
-                    &mut scores[h * TILE + row..],
-                );
-                row += 2;
+    /// scores[h, row] = query h times key row; an odd last row has one behind it that nobody looks at.
+    fn score(&mut self, count: usize, width: usize, rows: usize) {
+        let rows = rows.next_multiple_of(2);
+        let fours = count / 4 * 4;
+        for h in (0..fours).step_by(4) {
+            let query = &self.queries[h * width..(h + 4) * width];
+            for row in (0..rows).step_by(2) {
+                let keys = &self.keys[row * width..(row + 2) * width];
+                dot_tile::<4, 1>(query, keys, width, &mut self.scores[h * TILE + row..]);
             }
-            while row < rows {
-                dot_tile::<4, 1>(
-                    &queries[h * stride..],
-                    &keys[row * stride..],
-                    stride,
-                    width,
-                    &mut scores[h * TILE + row..],
-                );
-                row += 1;
-            }
-            h += 4;
-        } else {
+        }
+        for h in fours..count {
+            let query = &self.queries[h * width..(h + 1) * width];
+            let mut row = 0;
             while rows - row >= 8 {
-                dot_tile::<1, 8>(
-                    &queries[h * stride..],
-                    &keys[row * stride..],
-                    stride,
-                    width,
-                    &mut scores[h * TILE + row..],
-                );
+                let keys = &self.keys[row * width..(row + 8) * width];
+                dot_tile::<1, 4>(query, keys, width, &mut self.scores[h * TILE + row..]);
                 row += 8;
             }
             while row < rows {
-                dot_tile::<1, 1>(
-                    &queries[h * stride..],
-                    &keys[row * stride..],
-                    stride,
-                    width,
-                    &mut scores[h * TILE + row..],
-                );
-                row += 1;
+                let keys = &self.keys[row * width..(row + 2) * width];
+                dot_tile::<1, 1>(query, keys, width, &mut self.scores[h * TILE + row..]);
+                row += 2;
             }
-            h += 1;
         }
     }
 }
 
-/// Products of HEADS neighbouring queries with ROWS neighbouring keys, in vectors of 4 whose lanes are
-/// added up last: the same sum whatever the numbers.
+/// Writes the vectors of a row into a tile.
+fn in_tile(tile: &mut [f32], row: usize, width: usize) -> impl FnMut(usize, F32x4) + '_ {
+    let pair = &mut tile[row / 2 * 2 * width..(row / 2 + 1) * 2 * width];
+    let pair = &mut pair[row % 2 * 4..];
+    move |i, vector| {
+        let into = &mut pair[i * 8..i * 8 + 4];
+        // SAFETY: four f32.
+        unsafe { vector.store(into.as_mut_ptr()) };
+    }
+}
+
+/// Products of HEADS queries with PAIRS pairs of keys, in vectors of 4 whose lanes are added up last: the
+/// same sum whatever the numbers.
 #[inline(always)]
-fn dot_tile<const HEADS: usize, const ROWS: usize>(
+fn dot_tile<const HEADS: usize, const PAIRS: usize>(
     queries: &[f32],
     keys: &[f32],
-    stride: usize,
     width: usize,
     scores: &mut [f32],
 ) {
-    assert!(queries.len() >= (HEADS - 1) * stride + width);
-    assert!(keys.len() >= (ROWS - 1) * stride + width);
-    assert!(scores.len() >= (HEADS - 1) * TILE + ROWS);
-    let mut sums = [[F32x4::splat(0.0); ROWS]; HEADS];
-    // SAFETY: i + 4 <= width, see the asserts.
+    assert!(queries.len() >= HEADS * width && keys.len() >= 2 * PAIRS * width);
+    assert!(scores.len() >= (HEADS - 1) * TILE + 2 * PAIRS);
+    let mut sums = [[[F32x4::splat(0.0); HEADS]; 2]; PAIRS];
+    // SAFETY: i < width / 4, see the asserts.
     unsafe {
-        for i in (0..width).step_by(4) {
-            let keys: [F32x4; ROWS] =
-                core::array::from_fn(|r| F32x4::load(keys.as_ptr().add(r * stride + i)));
-            for (h, sums) in sums.iter_mut().enumerate() {
-                let query = F32x4::load(queries.as_ptr().add(h * stride + i));
-                for (sum, key) in sums.iter_mut().zip(keys) {
-                    *sum = sum.add(query.mul(key));
+        for i in 0..width / 4 {
+            let query: [F32x4; HEADS] =
+                core::array::from_fn(|h| F32x4::load(queries.as_ptr().add((i * HEADS + h) * 4)));
+            for (p, sums) in sums.iter_mut().enumerate() {
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let key = F32x4::load(keys.as_ptr().add(p * 2 * width + i * 8 + r * 4));
+                    for (sum, query) in sums.iter_mut().zip(query) {
+                        *sum = sum.add(query.mul(key));
+                    }
                 }
             }
         }
     }
-    for (h, sums) in sums.iter().enumerate() {
-        for (r, sum) in sums.iter().enumerate() {
-            scores[h * TILE + r] = sum.sum();
+    for (p, sums) in sums.iter().enumerate() {
+        for (r, sums) in sums.iter().enumerate() {
+            for (h, sum) in sums.iter().enumerate() {
+                scores[h * TILE + p * 2 + r] = sum.sum();
+            }
         }
     }
 }
@@ -340,8 +342,8 @@ fn dot_tile<const HEADS: usize, const ROWS: usize>(
 #[inline(always)]
 fn add_tile<const HEADS: usize>(
     scores: &mut [f32],
-    rows: &[f32],
-    stride: usize,
+    tile: &[f32],
+    tile_width: usize,
     width: usize,
     count: usize,
     mut partials: [&mut [f32]; HEADS],
@@ -357,54 +359,67 @@ fn add_tile<const HEADS: usize>(
         partial[1] = partial[1] * factor.to_array()[0] + sum;
         factors[h] = factor;
     }
-    assert!(rows.len() >= (count - 1) * stride + width);
-    let mut i = 0;
-    // SAFETY: i + 4 * vectors <= width, see the asserts.
+    assert!(tile.len() >= TILE * tile_width && width <= tile_width && scores.len() >= HEADS * TILE);
+    let sums = partials.map(|partial| partial[PARTIAL_HEAD..].as_mut_ptr());
+    let mut vector = 0;
+    // SAFETY: vector + VECTORS <= width / 4, see the asserts.
     unsafe {
-        while width - i >= 8 {
-            add_rows::<HEADS, 2>(scores, rows, stride, count, &factors, &mut partials, i);
-            i += 8;
+        while width / 4 - vector >= 2 {
+            add_rows::<HEADS, 2>(scores, tile, tile_width, count, &factors, &sums, vector);
+            vector += 2;
         }
-        if i < width {
-            add_rows::<HEADS, 1>(scores, rows, stride, count, &factors, &mut partials, i);
+        if vector < width / 4 {
+            add_rows::<HEADS, 1>(scores, tile, tile_width, count, &factors, &sums, vector);
         }
     }
 }
 
-/// sums = sums * factor + the weighted rows, for a few columns of HEADS partial results.
+/// sums = sums * factor + the weighted rows, for a few vectors of HEADS partial results.
 ///
 /// # Safety
-/// The rows and the sums must have 4 * VECTORS columns from `column` on.
+/// The tile and the sums must have VECTORS vectors from `vector` on, and there must be TILE weights a head.
 #[inline(always)]
 unsafe fn add_rows<const HEADS: usize, const VECTORS: usize>(
     weights: &[f32],
-    rows: &[f32],
-    stride: usize,
+    tile: &[f32],
+    width: usize,
     count: usize,
     factors: &[F32x4; HEADS],
-    partials: &mut [&mut [f32]; HEADS],
-    column: usize,
+    partials: &[*mut f32; HEADS],
+    vector: usize,
 ) {
     let mut sums = [[F32x4::splat(0.0); VECTORS]; HEADS];
     for (h, sums) in sums.iter_mut().enumerate() {
         for (v, sum) in sums.iter_mut().enumerate() {
-            let at = partials[h].as_ptr().add(PARTIAL_HEAD + column + v * 4);
-            *sum = F32x4::load(at).mul(factors[h]);
+            *sum = F32x4::load(partials[h].add((vector + v) * 4)).mul(factors[h]);
         }
     }
-    for row in 0..count {
-        let values: [F32x4; VECTORS] =
-            core::array::from_fn(|v| F32x4::load(rows.as_ptr().add(row * stride + column + v * 4)));
-        for (h, sums) in sums.iter_mut().enumerate() {
-            let weight = F32x4::load_splat(weights.as_ptr().add(h * TILE + row));
-            for (sum, value) in sums.iter_mut().zip(values) {
-                *sum = sum.add(value.mul(weight));
+    let add = |row: usize, weights: [F32x4; HEADS], sums: &mut [[F32x4; VECTORS]; HEADS]| {
+        let pair = tile.as_ptr().add(row / 2 * 2 * width + vector * 8 + row % 2 * 4);
+        for v in 0..VECTORS {
+            let value = F32x4::load(pair.add(v * 8));
+            for (sums, weight) in sums.iter_mut().zip(weights) {
+                sums[v] = sums[v].add(value.mul(weight)).kept();
             }
         }
+    };
+    let weight = |h: usize, row: usize| weights.as_ptr().add(h * TILE + row);
+    let mut row = 0;
+    while count - row >= 4 {
+        let four: [F32x4; HEADS] = core::array::from_fn(|h| F32x4::load(weight(h, row)));
+        add(row, four.map(|four| four.splat_lane(0)), &mut sums);
+        add(row + 1, four.map(|four| four.splat_lane(1)), &mut sums);
+        add(row + 2, four.map(|four| four.splat_lane(2)), &mut sums);
+        add(row + 3, four.map(|four| four.splat_lane(3)), &mut sums);
+        row += 4;
+    }
+    while row < count {
+        add(row, core::array::from_fn(|h| F32x4::load_splat(weight(h, row))), &mut sums);
+        row += 1;
     }
     for (h, sums) in sums.iter().enumerate() {
         for (v, sum) in sums.iter().enumerate() {
-            sum.store(partials[h].as_mut_ptr().add(PARTIAL_HEAD + column + v * 4));
+            sum.store(partials[h].add((vector + v) * 4));
         }
     }
 }

@@ -71,54 +71,56 @@ impl CacheFormat {
         }
     }
 
-    /// Reads a row; what `into` has beyond the row's width becomes 0.
+    /// Reads a row: calls `put(i, elements 4i ... 4i+3)` for every vector, zeros behind the row's width.
     ///
     /// # Panics
-    /// If `row` has not [`CacheFormat::row_bytes`] of `width`, or `into` is shorter.
+    /// If `row` has not [`CacheFormat::row_bytes`] of `width`.
     #[inline(always)]
-    pub fn read(self, row: &[u8], width: usize, into: &mut [f32]) {
-        assert!(row.len() == self.row_bytes(width) && width <= into.len());
-        let (into, rest) = into.split_at_mut(width);
-        rest.fill(0.0);
+    pub fn read(self, row: &[u8], width: usize, mut put: impl FnMut(usize, F32x4)) {
+        assert!(row.len() == self.row_bytes(width));
+        let whole = width / 4;
+        let mut rest = [0.0; 4];
         match self {
             Self::F32 => {
-                // SAFETY: `into` has as many bytes; they need not be aligned.
-                unsafe {
-                    let to = into.as_mut_ptr() as *mut u8;
-                    core::ptr::copy_nonoverlapping(row.as_ptr(), to, row.len());
+                let elements = row.as_ptr() as *const f32;
+                for i in 0..whole {
+                    // SAFETY: 4 * i + 4 <= width; elements need not be aligned.
+                    put(i, unsafe { F32x4::load(elements.add(i * 4)) });
+                }
+                for (value, bytes) in rest.iter_mut().zip(row[whole * 16..].chunks_exact(4)) {
+                    *value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
                 }
             }
             Self::Bf16 => {
-                let whole = width / 4 * 4;
-                for i in (0..whole).step_by(4) {
-                    // SAFETY: i + 4 <= width.
-                    unsafe {
-                        F32x4::load_bf16(row.as_ptr().add(i * 2) as *const u16)
-                            .store(into.as_mut_ptr().add(i));
-                    }
+                let elements = row.as_ptr() as *const u16;
+                for i in 0..whole {
+                    // SAFETY: as above.
+                    put(i, unsafe { F32x4::load_bf16(elements.add(i * 4)) });
                 }
-                for i in whole..width {
-                    let bits = u16::from_le_bytes([row[i * 2], row[i * 2 + 1]]);
-                    into[i] = f32::from_bits((bits as u32) << 16);
+                let bytes = &row[whole * 8..whole * 8 + width % 4 * 2];
+                for (value, bytes) in rest.iter_mut().zip(bytes.chunks_exact(2)) {
+                    *value = f32::from_bits(u32::from_le_bytes([0, 0, bytes[0], bytes[1]]));
                 }
             }
             Self::Int8 => {
-                let blocks = row.chunks_exact(INT8_CACHE_BLOCK_BYTES);
-                for (values, block) in into.chunks_mut(BLOCK).zip(blocks) {
-                    let scale =
-                        F32x4::splat(f32::from_le_bytes([block[0], block[1], block[2], block[3]]));
-                    let mut widened = [0.0; BLOCK];
-                    for i in (0..BLOCK).step_by(4) {
-                        // SAFETY: i + 4 <= BLOCK.
-                        unsafe {
-                            F32x4::load_i8(block.as_ptr().add(4 + i) as *const i8)
-                                .mul(scale)
-                                .store(widened.as_mut_ptr().add(i));
-                        }
+                // The last block's levels behind the width are zeros.
+                let vectors = width.div_ceil(4);
+                for (b, block) in row.chunks_exact(INT8_CACHE_BLOCK_BYTES).enumerate() {
+                    let scale = f32::from_le_bytes([block[0], block[1], block[2], block[3]]);
+                    let scale = F32x4::splat(scale);
+                    for i in 0..(vectors - b * BLOCK / 4).min(BLOCK / 4) {
+                        // SAFETY: the block has 32 levels.
+                        let levels =
+                            unsafe { F32x4::load_i8(block.as_ptr().add(4 + i * 4) as *const i8) };
+                        put(b * BLOCK / 4 + i, levels.mul(scale));
                     }
-                    values.copy_from_slice(&widened[..values.len()]);
                 }
+                return;
             }
+        }
+        if width % 4 != 0 {
+            // SAFETY: four f32.
+            put(whole, unsafe { F32x4::load(rest.as_ptr()) });
         }
     }
 }
@@ -169,7 +171,7 @@ impl<'a> Cache<'a> {
     /// # Panics
     /// If there is no such slot.
     #[inline(always)]
-    pub unsafe fn read(&self, slot: usize, head: usize, into: &mut [f32]) {
-        self.format.read(self.bytes.read(self.range(slot, head)), self.width, into);
+    pub unsafe fn read(&self, slot: usize, head: usize, put: impl FnMut(usize, F32x4)) {
+        self.format.read(self.bytes.read(self.range(slot, head)), self.width, put);
     }
 }
