@@ -85,7 +85,7 @@ pub fn multiply_quantized(w: &Matrix, x: &[QuantizedBlock], tokens: usize, y: &m
 
 /// Bytes of weights that a thread takes at a time: long enough to be streamed, short enough that a thread
 /// that is held up does not hold up the others for long.
-const CHUNK_BYTES: usize = 64 * 1024;
+const CHUNK_BYTES: usize = 1024 * 1024;
 
 /// Groups of rows that a thread takes at a time, of `groups` in all.
 pub fn grain_of(group_bytes: usize, groups: usize, team: &Team) -> usize {
