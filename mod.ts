@@ -14,7 +14,7 @@
  * ```
  * @module
  */
-export type { BackendInfo, BackendName } from "./src/backend/backend.ts";
+export type { BackendInfo, BackendName, ExpertStats } from "./src/backend/backend.ts";
 export type { OrtModule, OrtSession, OrtTensor } from "./src/backend/ort.ts";
 export type { EngineBuild } from "./src/backend/wasm/engine_module.ts";
 export type { CacheType } from "./src/backend/wasm/opcodes.ts";

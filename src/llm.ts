@@ -2,7 +2,7 @@
  * The API: open a model, generate, stream, chat, score.
  * @module
  */
-import type { BackendInfo } from "./backend/backend.ts";
+import type { BackendInfo, ExpertStats } from "./backend/backend.ts";
 import { Completion, type CompletionListener } from "./completion.ts";
 import { Engine } from "./engine/engine.ts";
 import { InvalidArgumentError, UnsupportedError } from "./errors.ts";
@@ -83,6 +83,11 @@ export class LLM {
    */
   static async open(location?: string | URL, options: OpenOptions = {}): Promise<LLM> {
     return new LLM(await openModel(location, options));
+  }
+
+  /** How often experts had to be read; `undefined` where all weights are in memory. */
+  get expertStats(): ExpertStats | undefined {
+    return this.#engine.expertStats;
   }
 
   /**

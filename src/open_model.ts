@@ -36,7 +36,11 @@ export interface OpenOptions {
    * core; the caller's own thread for a small model and where threads can not be had.
    */
   threads?: number;
-  /** For `wasm`: memory that may be taken, bytes; what the runtime grants by default. */
+  /**
+   * For `wasm`: memory that may be taken, bytes; what the runtime grants by default. Where it is too little
+   * for all weights, experts are read when they are chosen, which takes workers; see
+   * {@linkcode LLM.expertStats}.
+   */
   memoryBytes?: number;
   /** For `wasm`: how the cache is stored, `f32` (the default), `bf16` or `int8`. */
   cacheType?: CacheType;
@@ -84,6 +88,7 @@ export async function openModel(
 ): Promise<OpenedModel> {
   const { verify, signal } = options;
   const model = await ModelPackage.open(location ?? embeddedModel(), { verify, signal });
+  let kept = false;
   try {
     const graph = readModel(`${model.address} model.onnx`, await model.readAll("model.onnx"));
     for (const { file, offset, bytes } of graph.initializers.values()) {
@@ -100,13 +105,14 @@ export async function openModel(
       const backend = options.backend === "ort"
         ? await openOrtBackend(model, graph, spec, { ...sizes, ort })
         : await openWasmBackend(model, graph, spec, { ...sizes, ...wasm });
+      kept = backend.expertStats !== undefined;
       return { spec, backend, tokenizer, config };
     } catch (error) {
       tokenizer?.free();
       throw error;
     }
   } finally {
-    await model.close();
+    if (!kept) await model.close();
   }
 }
 

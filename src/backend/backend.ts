@@ -25,6 +25,20 @@ export interface BackendInfo {
   bytes: Readonly<Record<string, number>>;
 }
 
+/** What has happened to experts that are read when they are chosen. */
+export interface ExpertStats {
+  /** How many experts the memory holds at a time, of all layers together. */
+  places: number;
+  /** Experts that steps used, each once per step and layer. */
+  uses: number;
+  /** How many of these had to be read. */
+  misses: number;
+  /** How many experts gave way to others. */
+  evictions: number;
+  /** Bytes read of the package for them. */
+  bytesRead: number;
+}
+
 /** What a step computed. */
 export interface StepResult {
   /** [Q, vocab], row by row; valid until the next step. */
@@ -46,6 +60,8 @@ export interface Backend {
   readonly info: BackendInfo;
   /** What a step may hold. */
   readonly limits: StepLimits;
+  /** Where experts are read when they are chosen: then the backend keeps the package and closes it. */
+  readonly expertStats?: ExpertStats;
   /**
    * Runs a step. One may be under way at a time; timers and events run between steps.
    * @param plan The step.
@@ -59,6 +75,6 @@ export interface Backend {
    * @param copies From and to.
    */
   copyBlocks(copies: BlockCopies): Promise<void>;
-  /** Frees everything. */
+  /** Breaks off a step that is under way, or waits for its end, and frees everything. */
   close(): Promise<void>;
 }

@@ -151,6 +151,8 @@ class OrtBackend implements Backend {
   readonly #outputs: string[];
   readonly #caches = new Map<string, { values: Float32Array; dims: number[] }>();
   #session: OrtSession | undefined;
+  /** What runs. */
+  #step: Promise<unknown> = Promise.resolve();
   #failure: HybridseekError | undefined;
 
   constructor(
@@ -209,7 +211,9 @@ class OrtBackend implements Backend {
     }
     let results: Record<string, OrtTensor>;
     try {
-      results = await session.run(feeds);
+      const running = session.run(feeds);
+      this.#step = running;
+      results = await running;
     } catch (cause) {
       this.#failure = new BackendError(
         "backend_failed",
@@ -245,6 +249,7 @@ class OrtBackend implements Backend {
 
   async close(): Promise<void> {
     this.#failure ??= new BackendError("closed", "Cannot run the step: the model has been closed.");
+    await this.#step.catch(() => {}); // reported to whoever runs it
     await this.#session?.release();
     this.#session = undefined;
   }

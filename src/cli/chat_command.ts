@@ -8,6 +8,7 @@ import { interruptible } from "./interrupt.ts";
 import {
   addModelOptions,
   addSamplingOptions,
+  closeModel,
   type ModelOptions,
   openModel,
   type SamplingOptions,
@@ -51,7 +52,7 @@ async function chat(words: string[], options: ChatOptions) {
       process.stdout.write(toJson(result) + "\n");
     });
   } finally {
-    await llm.close();
+    await closeModel(llm);
   }
 }
 

@@ -5,6 +5,7 @@ import { interruptible } from "./interrupt.ts";
 import {
   addModelOptions,
   addSamplingOptions,
+  closeModel,
   type ModelOptions,
   number,
   openModel,
@@ -51,7 +52,7 @@ async function generate(words: string[], options: GenerateOptions, command: Comm
         await print(prompt, llm.stream(prompt, params, { signal }));
       }
     } finally {
-      await llm.close();
+      await closeModel(llm);
     }
   });
 }

@@ -140,6 +140,19 @@ export async function openModel(options: ModelOptions, signal: AbortSignal): Pro
   }
 }
 
+/** Closes a model, and says how experts on demand went. @param llm The model. */
+export async function closeModel(llm: LLM): Promise<void> {
+  const { expertStats } = llm;
+  await llm.close();
+  if (!expertStats || expertStats.uses === 0) return;
+  const { places, uses, misses, evictions, bytesRead } = expertStats;
+  const hits = ((1 - misses / uses) * 100).toFixed(1);
+  process.stderr.write(
+    `experts: ${hits}% of ${uses} uses were in memory, which holds ${places}; ${misses} were read ` +
+      `(${sizeText(bytesRead)}), ${evictions} gave way\n`,
+  );
+}
+
 /** What will be taken, in a line: "wasm (simd), 1 thread (…): 20 MiB: weights 6 MiB, …". */
 function planText(info: BackendInfo) {
   const { backend, build, threads, threadsReason, cacheType, verified, bytes } = info;

@@ -3,7 +3,7 @@
  * while it runs; each step holds all sequences that are running then.
  * @module
  */
-import type { Backend } from "../backend/backend.ts";
+import type { Backend, ExpertStats } from "../backend/backend.ts";
 import { BackendError } from "../errors.ts";
 import type { Sampler } from "../sampling/sampler.ts";
 import { type Generated, Generation, type GenerationOptions } from "./generation.ts";
@@ -77,6 +77,11 @@ export class Engine {
     return request.logits;
   }
 
+  /** See {@linkcode Backend.expertStats}. */
+  get expertStats(): ExpertStats | undefined {
+    return this.#backend.expertStats;
+  }
+
   /** Ends all requests with finish reason `abort` or an error, and closes the backend. */
   async close(): Promise<void> {
     this.#fail(
@@ -85,8 +90,7 @@ export class Engine {
         "Cannot run the request: the model has been closed; open it again.",
       ),
     );
-    await this.#loop;
-    await this.#backend.close();
+    await Promise.all([this.#backend.close(), this.#loop]);
   }
 
   async #run(request: EngineRequest, signal: AbortSignal | undefined): Promise<void> {

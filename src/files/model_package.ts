@@ -33,6 +33,8 @@ export class ModelPackage {
   readonly #options: OpenPackageOptions;
   readonly #files: ReadonlyMap<string, ManifestFile>;
   readonly #chunks = new Map<string, Uint8Array<ArrayBuffer>>();
+  /** Slabs that have been compared with their hashes. */
+  readonly #comparedSlabs = new Set<string>();
   /** Memory of chunks that have been compared, for the next ones. */
   readonly #spare: Uint8Array<ArrayBuffer>[] = [];
 
@@ -147,9 +149,50 @@ export class ModelPackage {
     const whole = this.#spare.pop() ?? new Uint8Array(CHUNK_BYTES);
     const chunk = whole.subarray(0, Math.min(CHUNK_BYTES, file.bytes - offset));
     await this.#source.readInto(name, offset, chunk, signal);
-    await this.#compare(file, index, chunk);
+    await this.#compare(name, offset, chunk, file.sha256[index]!);
     into.set(chunk.subarray(0, into.length));
     this.#spare.push(whole);
+  }
+
+  /**
+   * Reads a slab of a tensor that is made of equal ones. It is compared with its hash when it is read for
+   * the first time. Several may be read at once; nothing is kept.
+   *
+   * @param tensor Where the tensor is.
+   * @param index The slab.
+   * @param into Filled with the slab; may be shared memory.
+   * @param signal Stops the reading.
+   * @throws {InvalidFileError} If it is missing, shorter, or not what was exported.
+   */
+  async readSlab(
+    tensor: { name: string; file: string; offset: number },
+    index: number,
+    into: Uint8Array,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    const { name, file } = tensor;
+    const offset = tensor.offset + index * into.length;
+    this.checkRange(file, offset, into.length);
+    const key = `${index} ${name}`;
+    if (!this.verifies || this.#comparedSlabs.has(key)) {
+      return await this.#source.readInto(file, offset, into, signal);
+    }
+    const slabs = Object.hasOwn(this.manifest.slabs, name) ? this.manifest.slabs[name] : undefined;
+    const fits = slabs?.file === file && slabs.offset === tensor.offset &&
+      slabs.slabBytes === into.length;
+    const want = fits ? slabs.sha256[index] : undefined;
+    if (want === undefined) {
+      throw new InvalidFileError(
+        file,
+        `Cannot read slab ${index} of ${name} in ${this.address}: ${MANIFEST_NAME} has no hash of it; ` +
+          "export the package again, or open it with { verify: false }.",
+      );
+    }
+    const slab = new Uint8Array(into.length); // hashes are not taken of shared memory
+    await this.#source.readInto(file, offset, slab, signal);
+    await this.#compare(file, offset, slab, want);
+    this.#comparedSlabs.add(key);
+    into.set(slab);
   }
 
   /**
@@ -213,7 +256,7 @@ export class ModelPackage {
     const offset = index * CHUNK_BYTES;
     const length = Math.min(CHUNK_BYTES, bytes - offset);
     const chunk = await this.#source.read(name, offset, length, this.#options.signal);
-    await this.#compare(file, index, chunk);
+    await this.#compare(name, offset, chunk, file.sha256[index]!);
     this.#chunks.set(key, chunk);
     for (const oldest of this.#chunks.keys()) {
       if (this.#chunks.size <= KEPT_CHUNKS) break;
@@ -223,16 +266,17 @@ export class ModelPackage {
   }
 
   async #compare(
-    { name, sha256 }: ManifestFile,
-    index: number,
-    chunk: Uint8Array<ArrayBuffer>,
+    name: string,
+    offset: number,
+    bytes: Uint8Array<ArrayBuffer>,
+    want: string,
   ): Promise<void> {
-    const hash = toHex(new Uint8Array(await crypto.subtle.digest("SHA-256", chunk)));
-    if (hash === sha256[index]) return;
+    const hash = toHex(new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)));
+    if (hash === want) return;
     throw new InvalidFileError(
       name,
-      `Cannot use ${name} in ${this.address}: its bytes from ${index * CHUNK_BYTES} on have the ` +
-        `sha256 ${hash}, not ${sha256[index]} as exported: the file is damaged; get it anew.`,
+      `Cannot use ${name} in ${this.address}: its bytes from ${offset} on have the sha256 ${hash}, ` +
+        `not ${want} as exported: the file is damaged; get it anew.`,
     );
   }
 }

@@ -108,7 +108,8 @@ Deno.test("memory is planned before it is taken, and refused with the way out", 
   await assert.rejects(LLM.open(undefined, options), {
     name: "CapacityError",
     code: "out_of_memory",
-    message: /it needs \d+ MiB \(.*weights \d+ MiB.*memoryBytes allows 8 MiB; lower contextLength/,
+    message:
+      /it needs \d+ MiB \(.*weights \d+ MiB.*memoryBytes allows 8 MiB; with workers .*; lower contextLength/,
   });
   assert.deepEqual(plans, []);
   await using llm = await LLM.open(undefined, { ...options, memoryBytes: 2 ** 30 });

@@ -7,6 +7,7 @@ import type { OrtModule } from "../../src/backend/ort.ts";
 import { compileProgram } from "../../src/backend/wasm/compile_program.ts";
 import { type EngineBuild, engineSizes } from "../../src/backend/wasm/engine_module.ts";
 import { startRunner } from "../../src/backend/wasm/engine_runner.ts";
+import { placeLoadedExperts } from "../../src/backend/wasm/expert_places.ts";
 import { planMemory, writeJob, writeSizes } from "../../src/backend/wasm/memory_plan.ts";
 import { loadWeights, stagingBytes } from "../../src/backend/wasm/weight_loader.ts";
 import { WorkerTeam } from "../../src/backend/wasm/worker_team.ts";
@@ -157,6 +158,7 @@ async function runKernels(
     },
   };
   await loadWeights(source, program.loads, engine, runner, plan);
+  placeLoadedExperts(runner.memory, plan, program.experts);
 
   const { words, tensors } = program;
   const table = tensors.map(({ bytes }, tensor) => ({ address: plan.tensors[tensor]!, bytes }));

@@ -20,11 +20,17 @@ const GENERATE = `
   export async function generate({ prompt, params, options }) {
     const steps = [];
     const onProgress = (done, total) => steps.push(done / total);
-    const llm = await LLM.open(new URL("/models/reference/", location.href), { onProgress, ...options });
+    const model = new URL("/models/reference/", location.href);
+    if (options?.memoryBytes === "least") {
+      options.memoryBytes = await LLM.open(model, { ...options, memoryBytes: 1 })
+        .catch(({ message }) => Number(/it needs (\\d+) MiB/.exec(message)[1]) * 2 ** 20);
+    }
+    const llm = await LLM.open(model, { onProgress, ...options });
     const [result] = await llm.generate(prompt, params);
+    const { evictions } = llm.expertStats ?? {};
     await llm.close();
     return { outputs: result.outputs, loaded: steps.at(-1), build: llm.info.build,
-      threads: llm.info.threads };
+      threads: llm.info.threads, ...evictions > 0 ? { onDemand: true } : {} };
   }`;
 const WORKER = `
   import { generate } from "./generate.js";
@@ -79,6 +85,11 @@ Deno.test(
       assert.deepEqual(await onPage({ threads: 2, build: "memory64" }), {
         ...threaded,
         build: "memory64",
+      });
+      assert.deepEqual(await onPage({ threads: 2, memoryBytes: "least" }), {
+        ...threaded,
+        build: "threads-relaxed-simd",
+        onDemand: true,
       });
       // Without the headers that isolate a page there is no shared memory.
       await page.goto(`${server.address}/index.html?plain`);

@@ -40,12 +40,20 @@ for (const { name, npm, program, build } of runtimes) {
        await llm.close();
        const threaded = await LLM.open(undefined, { threads: 2 });
        const [same] = await threaded.generate(${JSON.stringify(prompt)}, ${JSON.stringify(params)});
+       const least = await LLM.open(undefined, { threads: 2, memoryBytes: 1 })
+         .catch(({ message }) => Number(/it needs (\\d+) MiB/.exec(message)[1]) * 2 ** 20);
+       const small = await LLM.open(undefined, { threads: 2, memoryBytes: least });
+       const [again] = await small.generate(${JSON.stringify(prompt)}, ${JSON.stringify(params)});
+       if (!(small.expertStats.evictions > 0)) throw new Error("all experts were in memory");
+       await small.close();
        // Not closed: workers at rest do not keep the process alive.
-       console.log(JSON.stringify([result.outputs, same.outputs, threaded.info.build]));`,
+       const outputs = [result, same, again].map(({ outputs }) => outputs);
+       console.log(JSON.stringify([...outputs, threaded.info.build]));`,
     );
     const binary = `${folder}/node_modules/.bin/${program}`;
     const want = await denoOutputs() as { text: string }[];
-    assert.deepEqual(JSON.parse(await run(binary, ["generate.js"], folder)), [want, want, build]);
+    const got = JSON.parse(await run(binary, ["generate.js"], folder));
+    assert.deepEqual(got, [want, want, want, build]);
 
     const main = "node_modules/@hybridseek/hybridseek/src/cli/main.js";
     const args = ["generate", "-t", "0.7", "-s", "5", "-n", "40", prompt];

@@ -23,7 +23,8 @@ export type StepInput =
   | "logit_rows";
 
 /** A compiled graph. */
-export interface Program extends Pick<ProgramBuilder, "words" | "tensors" | "loads"> {
+export interface Program
+  extends Pick<ProgramBuilder, "words" | "tensors" | "loads" | "experts" | "supply"> {
   /** The tensor of each step input. */
   inputs: ReadonlyMap<StepInput, TensorId>;
   /** Caches, with the bytes of one block. */
@@ -36,7 +37,8 @@ export interface Program extends Pick<ProgramBuilder, "words" | "tensors" | "loa
  * Compiles a graph.
  *
  * @param graph The graph.
- * @param options The largest step; how many threads compute; how caches are stored.
+ * @param options The largest step; how many threads compute; how caches are stored; whether experts are
+ *   read when they are chosen, and not loaded.
  * @param engine Tells how large packed weights and temporary memory are.
  * @returns The program.
  * @throws {UnsupportedError} If a node's op, or the way it is used, has no kernel.
@@ -44,7 +46,12 @@ export interface Program extends Pick<ProgramBuilder, "words" | "tensors" | "loa
  */
 export function compileProgram(
   graph: GraphModel,
-  { limits, threads, cacheType }: { limits: StepLimits; threads: number; cacheType: CacheType },
+  { limits, threads, cacheType, expertsOnDemand = false }: {
+    limits: StepLimits;
+    threads: number;
+    cacheType: CacheType;
+    expertsOnDemand?: boolean;
+  },
   engine: EngineSizes,
 ): Program {
   const compilation: Compilation = {
@@ -52,6 +59,7 @@ export function compileProgram(
     limits,
     threads,
     cacheType,
+    expertsOnDemand,
     engine,
     builder: new ProgramBuilder(),
     values: new Map(),
@@ -78,8 +86,8 @@ export function compileProgram(
     const value = compilation.values.get(name)!;
     if (value.kind === "rows") outputs.set(name, value);
   }
-  const { words, tensors, loads } = compilation.builder;
-  return { words, tensors, loads, inputs, caches, outputs };
+  const { words, tensors, loads, experts, supply } = compilation.builder;
+  return { words, tensors, loads, experts, supply, inputs, caches, outputs };
 }
 
 function declareInputs(

@@ -26,6 +26,10 @@ export interface EngineSizes {
   quantized_row_bytes(columns: number): number;
   /** One head's row of a cache. */
   cache_row_bytes(format: number, width: number): number;
+  /** An expert as it is stored, tensor after tensor. */
+  staged_expert_bytes(format: number, hidden: number, width: number): number;
+  /** What a team and the host share to read experts on demand, for nodes of so many experts. */
+  supply_bytes(held: number): number;
   /** Temporary memory of the ops. */
   latent_scratch_bytes(
     heads: number,

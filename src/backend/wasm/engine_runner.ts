@@ -19,6 +19,13 @@ export interface EngineRunner {
    * @returns When all threads have done it. Rejects with what stopped a thread; nothing can run then.
    */
   run(job: number): Promise<void>;
+  /**
+   * Sets what is done when the threads ask for experts that are not in memory; they wait meanwhile. If it
+   * fails, so does the job.
+   *
+   * @param answer Wakes them.
+   */
+  onAsk(answer: () => Promise<void>): void;
   /** Ends the threads. */
   close(): void;
 }
@@ -84,6 +91,9 @@ class CallerRunner implements EngineRunner {
     await nextTask();
     this.#run(job, 0);
   }
+
+  /** The caller's thread can not wait: all experts are in memory. */
+  onAsk(): void {}
 
   /** Nothing to end. */
   close(): void {}

@@ -9,7 +9,7 @@ import { STACK_BYTES } from "./worker_team.ts";
 /** Addresses begin at multiples of this, a cache line, bytes. */
 const ALIGNMENT = 64;
 /** WebAssembly's unit of memory, bytes. */
-const PAGE_BYTES = 65536;
+export const PAGE_BYTES = 65536;
 /** What lies below is the module's: its constants and the stack of the caller's thread, bytes. */
 export const MODULE_BYTES: number = 512 * 1024;
 /** Bytes of a row of the tensor table: address and length, 64 bits each. */
@@ -47,10 +47,17 @@ export interface MemoryPlan {
   tensors: number[];
   /** Address of the memory that weights pass through while they are loaded. */
   staging: number;
+  /** Places for experts that are read on demand. */
+  pool: { address: number; count: number; placeBytes: number };
+  /** Where everything ends. */
+  endBytes: number;
   /** How many pages the memory must have. */
   pages: number;
   /** Bytes by what they are for. */
-  bytes: Record<"program" | "weights" | "cache" | "activations" | "loading", number>;
+  bytes: Record<"program" | "weights" | "cache" | "activations" | "loading", number> & {
+    /** Where experts are read on demand. */
+    experts?: number;
+  };
 }
 
 /**
@@ -58,13 +65,13 @@ export interface MemoryPlan {
  *
  * @param program Words and tensors.
  * @param threads How many threads compute.
- * @param sizes Bytes of a team's state, and of what weights pass through.
+ * @param sizes Bytes of a team's state, and of what weights pass through; places for experts.
  * @returns The layout, however large.
  */
 export function planMemory(
   program: { words: number[]; tensors: PlannedTensor[] },
   threads: number,
-  sizes: { teamBytes: number; stagingBytes: number },
+  sizes: { teamBytes: number; stagingBytes: number; pool?: { count: number; placeBytes: number } },
 ): MemoryPlan {
   let end = MODULE_BYTES;
   const place = (bytes: number) => {
@@ -96,12 +103,18 @@ export function planMemory(
   };
   const activations = arena.bytes + placeAll("input", "output");
   const cache = placeAll("cache");
-  const weights = placeAll("weight");
+  const weights = placeAll("weight", "table");
   const staging = place(sizes.stagingBytes);
+  const { count, placeBytes } = sizes.pool ?? { count: 0, placeBytes: 0 };
+  const experts = count * placeBytes;
+  const pool = { address: place(experts), count, placeBytes };
   return {
-    ...{ step, loading, team, stacks, threads, tensors: addresses, staging },
-    pages: Math.ceil(end / PAGE_BYTES),
-    bytes: { program: programEnd, weights, cache, activations, loading: sizes.stagingBytes },
+    ...{ step, loading, team, stacks, threads, tensors: addresses, staging, pool },
+    ...{ endBytes: end, pages: Math.ceil(end / PAGE_BYTES) },
+    bytes: {
+      ...{ program: programEnd, weights, ...count > 0 ? { experts } : {} },
+      ...{ cache, activations, loading: sizes.stagingBytes },
+    },
   };
 }
 
@@ -175,19 +188,21 @@ function alignUp(address: number): number {
  * Refuses a plan that a memory can not hold.
  *
  * @param plan The plan.
- * @param limits Pages that the build can have, and why not more; bytes that the caller grants.
+ * @param limits Pages that the build can have, and why not more; bytes that the caller grants, and what to
+ *   do about them.
  * @throws {CapacityError} If it needs more.
  */
 export function checkFits(
   { pages, bytes }: MemoryPlan,
-  limits: { maxPages: number; reason: string; memoryBytes?: number },
+  limits: { maxPages: number; reason: string; memoryBytes?: number; advice?: string },
 ): void {
   const granted = limits.memoryBytes ?? Infinity;
   const most = Math.min(limits.maxPages * PAGE_BYTES, granted);
   if (pages * PAGE_BYTES <= most) return;
   const parts = Object.entries(bytes).map(([part, value]) => `${part} ${mib(value)}`).join(", ");
   const why = most === granted ? "memoryBytes allows" : `${limits.reason} allows`;
-  throw outOfMemory(`it needs ${mib(pages * PAGE_BYTES)} (${parts}), ${why} ${mib(most)}`);
+  const advice = most === granted && limits.advice ? `; ${limits.advice}` : "";
+  throw outOfMemory(`it needs ${mib(pages * PAGE_BYTES)} (${parts}), ${why} ${mib(most)}${advice}`);
 }
 
 /**

@@ -8,6 +8,7 @@ import type { GraphNode, Initializer } from "../../onnx/read_model.ts";
 import type { StepLimits } from "../step_plan.ts";
 import type { EngineSizes } from "./engine_module.ts";
 import { type CacheType, FORMATS, type RowCount, type WeightFormat } from "./opcodes.ts";
+import { PLACE_BYTES } from "./expert_places.ts";
 import type { ProgramBuilder, TensorId } from "./program_builder.ts";
 
 /** A value with one row per token or per wanted row of logits, f32 or i32 in memory. */
@@ -40,6 +41,8 @@ export interface Compilation {
   readonly threads: number;
   /** How caches are stored. */
   readonly cacheType: CacheType;
+  /** Whether routed experts are read when they are chosen, and not loaded. */
+  readonly expertsOnDemand: boolean;
   /** Tells how large packed weights and temporary memory are. */
   readonly engine: EngineSizes;
   /** The program so far. */
@@ -173,6 +176,39 @@ export class NodeCompiler {
       count,
     });
     return tensor;
+  }
+
+  /** Routed experts: stacks that are loaded, or places that they are read to when they are chosen. */
+  experts(
+    format: WeightFormat,
+    sizes: { held: number; k: number; hidden: number; width: number },
+    gateUp: Initializer[],
+    down: Initializer[],
+  ): { layer: number; places: TensorId; supply: TensorId } {
+    const { builder, expertsOnDemand } = this.#compilation;
+    const { held, k, hidden, width } = sizes;
+    const stackOf = ([levels, scales]: Initializer[], rows: number, columns: number) =>
+      this.matrices(format, levels!, scales, [held, rows, columns]);
+    const stacks = expertsOnDemand ? undefined : {
+      gateUp: stackOf(gateUp, 2 * width, hidden),
+      down: stackOf(down, hidden, width),
+    };
+    builder.supply ??= builder.tensor("table", 0);
+    if (expertsOnDemand) {
+      const supply = builder.tensors[builder.supply]!;
+      supply.bytes = Math.max(supply.bytes, this.engine.supply_bytes(held));
+    }
+    const places = builder.tensor("table", held * PLACE_BYTES);
+    builder.experts.push({
+      ...{ places, held, k, stacks },
+      stored: [...gateUp, ...down],
+      stagedBytes: this.engine.staged_expert_bytes(FORMATS[format], hidden, width),
+      packed: {
+        gateUp: this.engine.packed_bytes(FORMATS[format], 2 * width, hidden),
+        down: this.engine.packed_bytes(FORMATS[format], hidden, width),
+      },
+    });
+    return { layer: builder.experts.length - 1, places, supply: builder.supply };
   }
 
   /** A stored kv_b_proj, packed while it is loaded. */

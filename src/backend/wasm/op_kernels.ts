@@ -218,10 +218,11 @@ export const opKernels: Readonly<Record<string, (c: NodeCompiler) => void>> = {
     expectDims(c, gateUp, [held, pairs, columnsOf(hidden)]);
     expectDims(c, down, [held, hidden, columnsOf(width)]);
     const stack = (index: number, rows: number, columns: number, tensor: Initializer) => {
-      const scales = quantized ? c.stored(index + 1, 3) : undefined;
-      if (scales) expectDims(c, scales, [held, rows, Math.ceil(columns / 32)]);
-      if (scales && scales.type !== "f16") c.refuse("its scales are not f16");
-      return c.matrices(format, tensor, scales, [held, rows, columns]);
+      if (!quantized) return [tensor];
+      const scales = c.stored(index + 1, 3);
+      expectDims(c, scales, [held, rows, Math.ceil(columns / 32)]);
+      if (scales.type !== "f16") c.refuse("its scales are not f16");
+      return [tensor, scales];
     };
     const [k, groups, topGroups, first] = ["k", "groups", "top_groups", "first_expert"].map((
       name,
@@ -243,16 +244,20 @@ export const opKernels: Readonly<Record<string, (c: NodeCompiler) => void>> = {
       c.threads,
     );
     const packedRouter = c.matrices("f32", router, undefined, [1, experts, hidden]);
-    const packedGateUp = stack(gateUpIndex, pairs, hidden, gateUp);
-    const packedDown = stack(downIndex, hidden, width, down);
+    const { layer, places, supply } = c.experts(
+      format,
+      { held, k, hidden, width },
+      stack(gateUpIndex, pairs, hidden, gateUp),
+      stack(downIndex, hidden, width, down),
+    );
     const y = c.output(0, "tokens", hidden);
     const chosen = c.output(1, "tokens", k, "i32");
     const weights = c.output(2, "tokens", k);
     c.emit("sparseExperts", [
       ...[hidden, width, experts, first, held, k, groups, topGroups, c.integer("normalize")],
       { float: c.float("scaling") },
-      FORMATS[format],
-      ...[x.tensor, packedRouter, packedGateUp, packedDown].map((tensor) => ({ tensor })),
+      ...[FORMATS[format], layer],
+      ...[x.tensor, packedRouter, places, supply].map((tensor) => ({ tensor })),
       ...[y, chosen, weights, c.scratch(bytes)].map((tensor) => ({ tensor })),
     ]);
   },

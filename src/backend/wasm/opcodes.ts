@@ -33,7 +33,7 @@ export const OPCODES: Readonly<Record<Opcode, readonly [opcode: number, operands
   copyColumns: [7, 6], // x, width, rows, y, its width, offset
   latentAttention: [8, 23],
   pagedAttention: [9, 21],
-  sparseExperts: [10, 19],
+  sparseExperts: [10, 20],
   pack: [11, 5], // source, format, rows, columns, packed
   packLatentUp: [12, 7], // source, format, heads, nope, value, rank, packed
   packScales: [13, 5], // source, format, rows, columns, packed

@@ -12,12 +12,13 @@ export type TensorId = number & { readonly tensor: unique symbol };
 export interface PlannedTensor {
   /**
    * - `weight`: loaded once.
+   * - `table`: written by the host, which tells where experts are.
    * - `cache`: kept from step to step.
    * - `input`: written before each step.
    * - `output`: read after each step.
    * - `value`: made and used up within a step; shares memory with others.
    */
-  use: "weight" | "cache" | "input" | "output" | "value";
+  use: "weight" | "table" | "cache" | "input" | "output" | "value";
   /** Length. */
   bytes: number;
   /** First and last instruction that names it. */
@@ -53,6 +54,24 @@ export type WeightLoad =
     }
   );
 
+/** The routed experts of a node. */
+export interface ExpertLayer {
+  /** The table of where they are. */
+  places: TensorId;
+  /** How many the node holds. */
+  held: number;
+  /** Experts of a token. */
+  k: number;
+  /** Stored stacks of theirs: levels and scales of gate_up, of down. */
+  stored: Initializer[];
+  /** Bytes of one expert as its stored tensors, one after the other. */
+  stagedBytes: number;
+  /** Bytes of its packed matrices. */
+  packed: { gateUp: number; down: number };
+  /** Stacks of packed matrices; left out where experts are read on demand. */
+  stacks?: { gateUp: TensorId; down: TensorId };
+}
+
 /** An operand: a whole number, a float, a tensor, or the name of a size that varies. */
 export type Operand = number | { float: number } | { tensor: TensorId } | { rows: RowCount };
 
@@ -64,6 +83,10 @@ export class ProgramBuilder {
   readonly tensors: PlannedTensor[] = [];
   /** The weights so far. */
   readonly loads: WeightLoad[] = [];
+  /** Nodes with routed experts so far. */
+  readonly experts: ExpertLayer[] = [];
+  /** What the team and the host share to read experts on demand; no bytes where all are loaded. */
+  supply: TensorId | undefined;
   #instructions = 0;
 
   /** Adds a tensor. @param use What it is for. @param bytes Its length. @returns Its number. */

@@ -2,11 +2,11 @@
  * Backend `wasm`: the engine's kernels in WebAssembly, in every runtime, with nothing to install.
  * @module
  */
-import { BackendError, type HybridseekError, InvalidArgumentError } from "../../errors.ts";
+import { BackendError, HybridseekError, InvalidArgumentError } from "../../errors.ts";
 import type { ModelPackage } from "../../files/model_package.ts";
 import type { ModelSpec } from "../../model_spec.ts";
 import type { GraphModel } from "../../onnx/read_model.ts";
-import type { Backend, BackendInfo, BlockCopies, StepResult } from "../backend.ts";
+import type { Backend, BackendInfo, BlockCopies, ExpertStats, StepResult } from "../backend.ts";
 import {
   checkStepPlan,
   type StepLimits,
@@ -18,7 +18,16 @@ import {
 import { compileProgram, type Program, type StepInput } from "./compile_program.ts";
 import { bestBuild, BUILDS, type EngineBuild, engineSizes } from "./engine_module.ts";
 import { type EngineRunner, startRunner } from "./engine_runner.ts";
-import { checkFits, type MemoryPlan, planMemory, writeJob, writeSizes } from "./memory_plan.ts";
+import { placeLoadedExperts } from "./expert_places.ts";
+import { expertsAtOnce, ExpertSupply } from "./expert_supply.ts";
+import {
+  checkFits,
+  type MemoryPlan,
+  PAGE_BYTES,
+  planMemory,
+  writeJob,
+  writeSizes,
+} from "./memory_plan.ts";
 import { CACHE_FORMATS, type CacheType } from "./opcodes.ts";
 import { startThreads } from "./threads.ts";
 import { loadWeights, type OnLoaded, stagingBytes } from "./weight_loader.ts";
@@ -44,7 +53,7 @@ export interface WasmSizes extends StepSizes {
 export interface WasmBackendOptions extends WasmSizes {
   /** How many threads compute, as workers; see {@linkcode startThreads}. */
   threads?: number;
-  /** Memory that may be taken, bytes. */
+  /** Memory that may be taken, bytes; if it is too little, experts are read when they are chosen. */
   memoryBytes?: number;
   /** Build of the engine; the best one that the runtime accepts by default. */
   build?: EngineBuild;
@@ -77,13 +86,21 @@ export async function openWasmBackend(
   const weightBytes = [...graph.initializers.values()].reduce((sum, { bytes }) => sum + bytes, 0);
   const threads = await startThreads(weightBytes, options);
   try {
-    const { limits, program, plan } = planWasmBackend(graph, spec, options, threads.count);
+    let planned = planWasmBackend(graph, spec, options, threads.count);
+    const { memoryBytes = Infinity } = options;
+    if (threads.team && planned.plan.pages * PAGE_BYTES > memoryBytes) {
+      planned = planExpertsOnDemand(graph, spec, { ...options, memoryBytes }, threads.count);
+    }
+    const { limits, program, plan } = planned;
     const build = options.build ?? bestBuild(threads.team !== undefined, plan.pages);
     const { maxPages } = BUILDS[build];
     checkFits(plan, {
       maxPages,
       reason: threads.team ? `build ${build}` : `one thread (${threads.reason})`,
       memoryBytes: options.memoryBytes,
+      advice: program.experts.length > 0 && !threads.team
+        ? "with workers (threads) experts are read when they are chosen"
+        : undefined,
     });
     const info: BackendInfo = {
       backend: "wasm",
@@ -97,11 +114,25 @@ export async function openWasmBackend(
     options.onPlan?.(info);
     const runner = await startRunner(threads.team, build, plan);
     await loadWeights(model, program.loads, engineSizes(), runner, plan, options.onLoaded);
-    return new WasmBackend(runner, program, plan, info, limits, spec);
+    placeLoadedExperts(runner.memory, plan, program.experts);
+    const supply = plan.pool.count > 0 ? startSupply(model, runner, program, plan) : undefined;
+    return new WasmBackend(runner, program, plan, info, limits, spec, supply);
   } catch (error) {
     threads.team?.close();
     throw error;
   }
+}
+
+function startSupply(
+  model: ModelPackage,
+  runner: EngineRunner,
+  program: Program,
+  plan: MemoryPlan,
+): ExpertSupply {
+  const [state, layers] = [plan.tensors[program.supply!]!, program.experts];
+  const supply = new ExpertSupply(model, { layers, plan, state, memory: runner.memory });
+  runner.onAsk(() => supply.answer());
+  return supply;
 }
 
 function checkOptions({ build, cacheType = "f32", memoryBytes }: WasmBackendOptions) {
@@ -142,7 +173,50 @@ export function planWasmBackend(
   spec: ModelSpec,
   options: WasmSizes,
   threads: number,
-): { limits: StepLimits; program: Program; plan: MemoryPlan } {
+): WasmPlan {
+  const { limits, program, sizes } = compile(graph, spec, options, threads, false);
+  return { limits, program, plan: planMemory(program, threads, sizes) };
+}
+
+/** The same with as many places for experts as fit the memory, at least those of one token. */
+function planExpertsOnDemand(
+  graph: GraphModel,
+  spec: ModelSpec,
+  options: WasmSizes & { memoryBytes: number; build?: EngineBuild },
+  threads: number,
+): WasmPlan {
+  const { limits, program, sizes } = compile(graph, spec, options, threads, true);
+  const { experts } = program;
+  const least = expertsAtOnce(experts);
+  const stagedBytes = Math.max(0, ...experts.map(({ stagedBytes }) => stagedBytes)) * least;
+  sizes.stagingBytes = Math.max(sizes.stagingBytes, stagedBytes);
+  const placeBytes = Math.max(0, ...experts.map(({ packed }) => packed.gateUp + packed.down));
+  const planWith = (count: number) =>
+    planMemory(program, threads, { ...sizes, pool: { count, placeBytes } });
+  const { maxPages } = BUILDS[options.build ?? bestBuild(true, Infinity)];
+  const granted = Math.min(options.memoryBytes, maxPages * PAGE_BYTES);
+  const rest = Math.floor(granted / PAGE_BYTES) * PAGE_BYTES - planWith(0).endBytes;
+  const count = Math.max(least, Math.floor(rest / placeBytes) || 0);
+  return { limits, program, plan: planWith(count) };
+}
+
+/** What is planned before anything is loaded. */
+export interface WasmPlan {
+  /** The largest step. */
+  limits: StepLimits;
+  /** What a step does. */
+  program: Program;
+  /** The memory. */
+  plan: MemoryPlan;
+}
+
+function compile(
+  graph: GraphModel,
+  spec: ModelSpec,
+  options: WasmSizes,
+  threads: number,
+  expertsOnDemand: boolean,
+) {
   const engine = engineSizes();
   const { cacheType = "f32" } = options;
   const cacheBytesPerToken = spec.caches.reduce(
@@ -151,12 +225,12 @@ export function planWasmBackend(
     0,
   );
   const limits = stepLimits({ ...spec, cacheBytesPerToken }, options, preferences(spec));
-  const program = compileProgram(graph, { limits, threads, cacheType }, engine);
+  const program = compileProgram(graph, { limits, threads, cacheType, expertsOnDemand }, engine);
   const sizes = {
     teamBytes: engine.team_bytes(),
     stagingBytes: stagingBytes(program.loads, engine),
   };
-  return { limits, program, plan: planMemory(program, threads, sizes) };
+  return { limits, program, sizes };
 }
 
 /** With a large vocabulary fewer rows of logits fit a step. */
@@ -171,6 +245,7 @@ class WasmBackend implements Backend {
   readonly #spec: ModelSpec;
   readonly #program: Program;
   readonly #plan: MemoryPlan;
+  readonly #supply: ExpertSupply | undefined;
   #runner: EngineRunner | undefined;
   /** Why no step can run any more. */
   #failure: HybridseekError | undefined;
@@ -182,8 +257,10 @@ class WasmBackend implements Backend {
     info: BackendInfo,
     limits: StepLimits,
     spec: ModelSpec,
+    supply: ExpertSupply | undefined,
   ) {
     this.#runner = runner;
+    this.#supply = supply;
     this.#program = program;
     this.#plan = plan;
     this.#spec = spec;
@@ -192,6 +269,10 @@ class WasmBackend implements Backend {
     const { words, tensors } = program;
     const table = tensors.map(({ bytes }, tensor) => ({ address: plan.tensors[tensor]!, bytes }));
     writeJob(runner.memory, plan, plan.step, words, table);
+  }
+
+  get expertStats(): ExpertStats | undefined {
+    return this.#supply?.stats;
   }
 
   async run(step: StepPlan): Promise<StepResult> {
@@ -221,7 +302,8 @@ class WasmBackend implements Backend {
     try {
       await runner.run(this.#plan.step.job);
     } catch (cause) {
-      this.#failure = new BackendError(
+      // A damaged file says so by itself.
+      this.#failure ??= cause instanceof HybridseekError ? cause : new BackendError(
         "backend_failed",
         `Cannot run the step: the engine stopped (${
           (cause as Error).message
@@ -229,7 +311,7 @@ class WasmBackend implements Backend {
           "open the model again.",
         { cause },
       );
-      this.#end();
+      await this.#end();
       throw this.#failure;
     }
     return {
@@ -250,10 +332,9 @@ class WasmBackend implements Backend {
     return Promise.resolve();
   }
 
-  close(): Promise<void> {
+  async close(): Promise<void> {
     this.#failure ??= new BackendError("closed", "Cannot run the step: the model has been closed.");
-    this.#end();
-    return Promise.resolve();
+    await this.#end();
   }
 
   #running(): EngineRunner {
@@ -262,9 +343,10 @@ class WasmBackend implements Backend {
   }
 
   /** Ends the threads and lets go of the memory. */
-  #end() {
+  async #end() {
     this.#runner?.close();
     this.#runner = undefined;
+    await this.#supply?.close();
   }
 
   #rows(name: string, step: StepPlan): Float32Array | Int32Array {

@@ -23,7 +23,7 @@ interface Thread {
 
 /** What a thread says. */
 interface ThreadMessage {
-  is: "ready" | "done" | "failed";
+  is: "ready" | "done" | "ask" | "failed";
   message?: string;
 }
 
@@ -40,7 +40,8 @@ listen(({ module, memory, stack, thread, wide, job }) => {
       const words = new Int32Array(memory.buffer);
       const sleep = (word, value) => Atomics.wait(words, Number(word) / 4, value, SLEEP_MS);
       const wake = (word) => Atomics.notify(words, Number(word) / 4);
-      const { exports } = new WebAssembly.Instance(module, { env: { memory, sleep, wake } });
+      const ask = () => port.postMessage({ is: "ask" });
+      const { exports } = new WebAssembly.Instance(module, { env: { memory, sleep, wake, ask } });
       const address = wide ? BigInt : Number;
       exports.__stack_pointer.value = address(stack);
       run = (job) => {
@@ -157,6 +158,7 @@ class TeamRunner implements EngineRunner {
   readonly #threads: Thread[];
   readonly #failed: Int32Array;
   #failure: Error | undefined;
+  #answer: (() => Promise<void>) | undefined;
   #job: { resolve(): void; reject(error: Error): void } | undefined;
 
   constructor(team: WorkerTeam, threads: Thread[], memory: WebAssembly.Memory, state: number) {
@@ -167,6 +169,7 @@ class TeamRunner implements EngineRunner {
     for (const thread of threads) {
       thread.listen(({ is, message }) => {
         if (is === "failed") this.#fail(new Error(message));
+        else if (is === "ask") this.#answer!().catch((error) => this.#fail(error));
         else this.#job?.resolve();
       }, (error) => this.#fail(error));
     }
@@ -185,6 +188,10 @@ class TeamRunner implements EngineRunner {
       this.#job = undefined;
       first.hold(false);
     }
+  }
+
+  onAsk(answer: () => Promise<void>): void {
+    this.#answer = answer;
   }
 
   close(): void {

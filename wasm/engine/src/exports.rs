@@ -10,6 +10,7 @@ use crate::kernels::matrix::{Format, BLOCK};
 use crate::kernels::paged_attention::{self, PagedShape};
 use crate::kernels::quantize::QuantizedBlock;
 use crate::kernels::rotary::Pairs;
+use crate::kernels::supply::{self, SupplyState};
 use crate::program::{self, StepSizes, Tensor};
 use crate::team::{Team, TeamState};
 
@@ -109,6 +110,18 @@ pub extern "C" fn paged_scratch_bytes(
     paged_attention::scratch_bytes(&shape, tokens, context, threads)
 }
 
+/// Bytes of an expert as the host reads it.
+#[no_mangle]
+pub extern "C" fn staged_expert_bytes(format: u32, hidden: usize, width: usize) -> usize {
+    supply::staged_bytes(&ExpertsShape::of_experts(Format::from_number(format), hidden, width))
+}
+
+/// Bytes of what a supply and its host share, for nodes of at most `held` experts.
+#[no_mangle]
+pub extern "C" fn supply_bytes(held: usize) -> usize {
+    SupplyState::bytes(held)
+}
+
 /// Temporary memory of SPARSE_EXPERTS for at most `tokens` tokens.
 #[no_mangle]
 pub extern "C" fn experts_scratch_bytes(
@@ -121,20 +134,7 @@ pub extern "C" fn experts_scratch_bytes(
     tokens: usize,
     threads: usize,
 ) -> usize {
-    let (first, groups, top_groups, normalize, scaling) = (0, 1, 1, false, 1.0);
-    let format = Format::from_number(format);
-    let shape = ExpertsShape {
-        hidden,
-        width,
-        experts,
-        first,
-        held,
-        k,
-        groups,
-        top_groups,
-        normalize,
-        scaling,
-        format,
-    };
+    let shape = ExpertsShape::of_experts(Format::from_number(format), hidden, width);
+    let shape = ExpertsShape { experts, held, k, ..shape };
     experts::scratch_bytes(&shape, tokens, threads)
 }

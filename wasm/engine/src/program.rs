@@ -21,6 +21,7 @@ use crate::kernels::quantize::{quantize, QuantizedBlock};
 use crate::kernels::rms_norm::rms_norm;
 use crate::kernels::rotary::Pairs;
 use crate::kernels::step_batch::StepBatch;
+use crate::kernels::supply::{Supply, SupplyState};
 use crate::team::{Shared, Team};
 
 /// A row of the tensor table.
@@ -72,7 +73,7 @@ opcodes! {
     COPY_COLUMNS = 7, 6; // x, width, rows, y, its width, offset
     LATENT_ATTENTION = 8, 23;
     PAGED_ATTENTION = 9, 21;
-    SPARSE_EXPERTS = 10, 19;
+    SPARSE_EXPERTS = 10, 20;
     PACK = 11, 5; // source, format, rows, columns, packed
     PACK_LATENT_UP = 12, 7; // source, format, heads, nope, value, rank, packed
     PACK_SCALES = 13, 5; // source, format, rows, columns, packed
@@ -161,6 +162,15 @@ impl<'a> TensorView<'a> {
     /// As for [`run`]; it must be a cache.
     unsafe fn cache(self, format: CacheFormat, heads: usize, width: usize) -> Cache<'a> {
         Cache { bytes: self.share(self.count::<u8>()), format, heads, width }
+    }
+
+    /// # Safety
+    /// As for [`run`]; it must be the state of a supply.
+    unsafe fn supply(self, held: usize, layer: u32) -> Supply<'a> {
+        self.check::<u8>(SupplyState::bytes(held));
+        let state = self.tensor.address as usize as *const SupplyState;
+        let list = Shared::from_raw(state.add(1) as *mut u32, held);
+        Supply { state: &*state, list, layer }
     }
 
     fn check<T>(&self, count: usize) {
@@ -400,14 +410,16 @@ unsafe fn experts(team: &Team, o: &mut Operands) {
         scaling: o.float(),
         format: Format::from_number(o.number()),
     };
-    let ExpertsShape { hidden, width, experts, held, k, format, .. } = shape;
-    let (x, router, gate_up, down) = (o.tensor(), o.tensor(), o.tensor(), o.tensor());
+    let ExpertsShape { hidden, experts, held, k, .. } = shape;
+    let layer = o.number();
+    let (x, router, places, supply) = (o.tensor(), o.tensor(), o.tensor(), o.tensor());
+    let on_demand = supply.count::<u8>() > 0;
     let (y, chosen, weights, scratch) = (o.tensor(), o.tensor(), o.tensor(), o.tensor());
     let tensors = ExpertsTensors {
         x: x.read(tokens * hidden),
         router: router.read(Format::F32.packed_bytes(experts, hidden)),
-        gate_up: gate_up.read(held * format.packed_bytes(2 * width, hidden)),
-        down: down.read(held * format.packed_bytes(hidden, width)),
+        places: places.read(held),
+        supply: on_demand.then(|| supply.supply(held, layer)),
         y: y.share(tokens * hidden),
         chosen: chosen.share(tokens * k),
         weights: weights.share(tokens * k),

@@ -136,7 +136,7 @@ extern "C" {
 
 /// Sleeps for a while or until woken, unless the word has changed already.
 #[cfg(all(target_family = "wasm", target_feature = "atomics"))]
-fn sleep(word: &AtomicU32, while_it_is: u32) {
+pub(crate) fn sleep(word: &AtomicU32, while_it_is: u32) {
     // SAFETY: the functions touch nothing but the word.
     unsafe { import_sleep(word, while_it_is) };
 }
@@ -149,10 +149,10 @@ fn wake(word: &AtomicU32) {
 
 /// A module without atomics has one thread, which never waits.
 #[cfg(all(target_family = "wasm", not(target_feature = "atomics")))]
-fn sleep(_: &AtomicU32, _: u32) {}
+pub(crate) fn sleep(_: &AtomicU32, _: u32) {}
 
 #[cfg(not(target_family = "wasm"))]
-fn sleep(_: &AtomicU32, _: u32) {
+pub(crate) fn sleep(_: &AtomicU32, _: u32) {
     std::thread::yield_now();
 }
 

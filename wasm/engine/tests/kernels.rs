@@ -3,7 +3,9 @@
 
 use hybridseek_engine::kernels::attention::{self, attend, Heads, Values};
 use hybridseek_engine::kernels::cache::{Cache, CacheFormat};
-use hybridseek_engine::kernels::experts::{self, sparse_experts, ExpertsShape, ExpertsTensors};
+use hybridseek_engine::kernels::experts::{
+    self, sparse_experts, ExpertPlace, ExpertsShape, ExpertsTensors,
+};
 use hybridseek_engine::kernels::matrix::{
     self, element, f16_to_f32, pack_transposed, Format, Matrix, BLOCK, GROUP,
 };
@@ -595,6 +597,7 @@ fn experts_agree_with_their_reference_in_every_format() {
                     .collect()
             };
             let (gate_up, down) = (stack(2 * width, hidden), stack(hidden, width));
+            let places = ExpertPlace::of_stacks(&gate_up, &down, held);
             let x = random.floats(tokens * hidden);
             let on = |threads: usize| {
                 let mut y = vec![f32::NAN; x.len()];
@@ -611,8 +614,8 @@ fn experts_agree_with_their_reference_in_every_format() {
                         let tensors = ExpertsTensors {
                             x: &x,
                             router: &router,
-                            gate_up: &gate_up,
-                            down: &down,
+                            places: &places,
+                            supply: None,
                             y: y.get(),
                             chosen: chosen.get(),
                             weights: weights.get(),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use hybridseek_engine::kernels::cache::{Cache, CacheFormat};
-use hybridseek_engine::kernels::experts::{self, ExpertsShape, ExpertsTensors};
+use hybridseek_engine::kernels::experts::{self, ExpertPlace, ExpertsShape, ExpertsTensors};
 use hybridseek_engine::kernels::latent_attention::{self, LatentShape, LatentTensors};
 use hybridseek_engine::kernels::matrix::{pack, pack_scales, Format};
 use hybridseek_engine::kernels::paged_attention::{self, PagedShape, PagedTensors};
@@ -338,8 +338,8 @@ fn sparse_experts_choose_and_weigh_as_the_formula_in_float64() {
         let tensors = ExpertsTensors {
             x: &case.f32s("input.x"),
             router: &router,
-            gate_up: &gate_up,
-            down: &down,
+            places: &ExpertPlace::of_stacks(&gate_up, &down, held),
+            supply: None,
             y: Shared::new(&mut y),
             chosen: Shared::new(&mut chosen),
             weights: Shared::new(&mut weights),

@@ -2,17 +2,22 @@
 //! 2.2.1 and 2.2.2). The op's function body in the exported graph says the same.
 //!
 //! Tokens are sorted by expert, so that each chosen expert's weights are read once a step. A token's
-//! experts are added up by rising index, whatever the batch.
+//! experts are added up by rising index, whatever the batch and whatever order they were computed in.
+
+use core::ops::Range;
+use core::slice::from_raw_parts;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::attention::softmax;
 #[cfg(not(target_family = "wasm"))]
 use super::matrix::element;
-use super::matrix::{Format, Matrix, BLOCK};
+use super::matrix::{Format, Matrix, BLOCK, GROUP};
 use super::multiply::{
     grain_of, multiply_float, multiply_quantized, share_float, Strided, StridedMut,
 };
 use super::quantize::{quantize, QuantizedBlock};
 use super::scratch::{bytes_of, Scratch};
+use super::supply::Supply;
 use crate::math;
 use crate::simd::F32x4;
 use crate::team::{Shared, Team};
@@ -47,16 +52,37 @@ pub struct ExpertsShape {
     pub format: Format,
 }
 
+impl ExpertsShape {
+    /// A shape of which only the experts' own sizes matter.
+    pub fn of_experts(format: Format, hidden: usize, width: usize) -> Self {
+        let (experts, first, held, k, groups, top_groups) = (1, 0, 1, 1, 1, 1);
+        let (normalize, scaling) = (false, 1.0);
+        Self {
+            hidden,
+            width,
+            experts,
+            first,
+            held,
+            k,
+            groups,
+            top_groups,
+            normalize,
+            scaling,
+            format,
+        }
+    }
+}
+
 /// Tensors of one layer.
 pub struct ExpertsTensors<'a> {
     /// [T, D].
     pub x: &'a [f32],
     /// The router's matrix [E, D], packed f32.
     pub router: &'a [u8],
-    /// Matrices [2F, D] of the experts held here, packed, gate and up rows in turn.
-    pub gate_up: &'a [u8],
-    /// Matrices [D, F] of the experts held here, packed.
-    pub down: &'a [u8],
+    /// Where the experts held here are.
+    pub places: &'a [ExpertPlace],
+    /// Fetches those that are not in memory; `None`: all are.
+    pub supply: Option<Supply<'a>>,
     /// [T, D].
     pub y: Shared<'a, f32>,
     /// [T, K]: the chosen experts by falling score.
@@ -65,11 +91,50 @@ pub struct ExpertsTensors<'a> {
     pub weights: Shared<'a, f32>,
 }
 
+/// Where an expert's packed weights are in memory: a row of a table that the caller wrote.
+#[repr(C)]
+pub struct ExpertPlace {
+    /// Address of the matrix [2F, D], gate and up rows in turn; 0: the expert is not in memory.
+    pub gate_up: AtomicU64,
+    /// Address of the matrix [D, F].
+    pub down: AtomicU64,
+    /// The supply's clock when it was last used.
+    pub used: AtomicU64,
+}
+
+impl ExpertPlace {
+    /// # Safety
+    /// The addresses must be those of packed matrices that live for 'a.
+    unsafe fn matrix<'a>(
+        address: &AtomicU64,
+        format: Format,
+        (rows, columns): (usize, usize),
+    ) -> Matrix<'a> {
+        let start = address.load(Ordering::Relaxed) as usize as *const u8;
+        let bytes = format.packed_bytes(rows, columns);
+        Matrix::new(format, rows, columns, from_raw_parts(start, bytes))
+    }
+
+    /// Experts that lie one after the other in two stacks.
+    #[cfg(not(target_family = "wasm"))]
+    pub fn of_stacks(gate_up: &[u8], down: &[u8], held: usize) -> Vec<Self> {
+        let address = |stack: &[u8], i: usize| {
+            AtomicU64::new(stack[stack.len() / held * i..].as_ptr() as u64)
+        };
+        let place = |i| Self {
+            gate_up: address(gate_up, i),
+            down: address(down, i),
+            used: AtomicU64::new(0),
+        };
+        (0..held).map(place).collect()
+    }
+}
+
 /// Bytes of temporary memory for `tokens` tokens and `threads` threads.
 pub fn scratch_bytes(shape: &ExpertsShape, tokens: usize, threads: usize) -> usize {
     let ExpertsShape { hidden, width, experts, held, k, .. } = *shape;
     let hits = tokens * k;
-    let own = bytes_of::<u32>(held + 1) + 2 * bytes_of::<u32>(hits) + bytes_of::<u32>(held);
+    let own = bytes_of::<u32>(held + 1) + 2 * bytes_of::<u32>(hits) + 2 * bytes_of::<u32>(held);
     bytes_of::<f32>(tokens * experts)
         + threads * own
         + Rows::bytes(shape, tokens, hidden)
@@ -151,15 +216,17 @@ impl<'a> Rows<'a> {
 
 /// Which places [T*K] chose which expert. Every thread has its own, all the same.
 struct Hits<'a> {
-    /// [held + 1]: where each expert's hits begin.
+    /// Experts with hits: those in memory by rising index, then the others.
+    used: &'a mut [u32],
+    used_count: usize,
+    /// [used_count + 1]: where each used expert's hits begin.
     starts: &'a mut [u32],
-    /// [T*K]: places by rising expert, then by rising token.
+    /// [T*K]: places by used expert, then by rising token.
     places: &'a mut [u32],
     /// [T*K]: where in `places` a place is; `u32::MAX` if its expert is not held here.
     rank: &'a mut [u32],
-    /// Experts with hits.
-    used: &'a mut [u32],
-    used_count: usize,
+    /// [held]: hits of each expert.
+    counts: &'a mut [u32],
 }
 
 /// Runs one layer.
@@ -173,17 +240,19 @@ pub fn sparse_experts(
     scratch: Shared<u8>,
 ) {
     let ExpertsShape { hidden, width, experts, held, k, .. } = *shape;
-    let ExpertsTensors { x, router, gate_up, down, y, chosen, weights } = tensors;
+    let ExpertsTensors { x, router, places, supply, y, chosen, weights } = tensors;
     let tokens = x.len() / hidden;
     assert!(y.len() == x.len() && chosen.len() == tokens * k && weights.len() == tokens * k);
+    assert_eq!(places.len(), held);
     let mut scratch = Scratch::new(scratch);
     let scores = scratch.take::<f32>(tokens * experts);
     let mut hits = Hits {
+        used: scratch.take_own(held, team),
+        used_count: 0,
         starts: scratch.take_own(held + 1, team),
         places: scratch.take_own(tokens * k, team),
         rank: scratch.take_own(tokens * k, team),
-        used: scratch.take_own(held, team),
-        used_count: 0,
+        counts: scratch.take_own(held, team),
     };
     let x_rows = Rows::take(shape, &mut scratch, tokens, hidden);
     let hit_rows = Rows::take(shape, &mut scratch, tokens * k, hidden);
@@ -208,26 +277,43 @@ pub fn sparse_experts(
     });
     // SAFETY: written before the barrier, and no more in this step.
     let (chosen, weights) = unsafe { (chosen.read_all(), weights.read_all()) };
-    hits.sort(shape, chosen);
-    let count = hits.starts[held] as usize;
+    let mut ready = hits.sort(shape, chosen, places);
+    let used_count = hits.used_count;
 
-    team.share(count, 4, |items| {
+    team.share(hits.starts[used_count] as usize, 4, |items| {
         for hit in items {
             // SAFETY: each row is one item's.
             unsafe { hit_rows.copy(hit, &x_rows, hits.places[hit] as usize / k) };
         }
     });
-    hits.multiply(team, shape, gate_up, (2 * width, hidden), &hit_rows, both);
-    team.share(count, 1, |items| {
-        for hit in items {
-            // SAFETY: `both` was written before the barrier; each row is one item's.
-            unsafe {
-                swiglu(both.read(hit * 2 * width..(hit + 1) * 2 * width), inner);
-                inner_rows.put(hit, inner);
-            }
+    if let Some(supply) = &supply {
+        supply.begin(team, places, &hits.used[..used_count], ready);
+    }
+    let mut done = 0;
+    while done < used_count {
+        if let Some(supply) = &supply {
+            // What is missing is read while what is there computes.
+            supply.ask(team, &hits.used[ready..used_count]);
         }
-    });
-    hits.multiply(team, shape, down, (hidden, width), &inner_rows, out);
+        let gate_ups = |expert: usize| &places[expert].gate_up;
+        hits.multiply(team, shape, done..ready, gate_ups, (2 * width, hidden), &hit_rows, both);
+        let first = hits.starts[done] as usize;
+        team.share(hits.starts[ready] as usize - first, 1, |items| {
+            for hit in first + items.start..first + items.end {
+                // SAFETY: `both` was written before the barrier; each row is one item's.
+                unsafe {
+                    swiglu(both.read(hit * 2 * width..(hit + 1) * 2 * width), inner);
+                    inner_rows.put(hit, inner);
+                }
+            }
+        });
+        let downs = |expert: usize| &places[expert].down;
+        hits.multiply(team, shape, done..ready, downs, (hidden, width), &inner_rows, out);
+        done = ready;
+        if let (Some(supply), true) = (&supply, done < used_count) {
+            ready += supply.receive(team, shape, places, &hits.used[done..used_count]);
+        }
+    }
     let chunks = hidden.div_ceil(COLUMNS_AT_ONCE);
     team.share(tokens * chunks, 1, |items| {
         for item in items {
@@ -237,15 +323,16 @@ pub fn sparse_experts(
             unsafe {
                 let sums = y.write(token * hidden + columns.start..token * hidden + columns.end);
                 sums.fill(0.0);
-                // Ranks rise with the experts, and those of experts that are not held come last.
-                let ranks = &hits.rank[token * k..(token + 1) * k];
-                let mut next = ranks.iter().copied().min();
-                while let Some(rank) = next.filter(|rank| *rank != NOT_HELD) {
-                    let weight = weights[hits.places[rank as usize] as usize];
-                    let row = rank as usize * hidden;
+                let of_token = token * k..(token + 1) * k;
+                let held = of_token.filter(|place| hits.rank[*place] != NOT_HELD);
+                let mut next = held.clone().min_by_key(|place| chosen[*place]);
+                while let Some(place) = next {
+                    let row = hits.rank[place] as usize * hidden;
                     let row = out.read(row + columns.start..row + columns.end);
+                    let weight = weights[place];
                     sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value * weight);
-                    next = ranks.iter().copied().filter(|other| *other > rank).min();
+                    let after = held.clone().filter(|other| chosen[*other] > chosen[place]);
+                    next = after.min_by_key(|place| chosen[*place]);
                 }
             }
         }
@@ -256,67 +343,77 @@ pub fn sparse_experts(
 const NOT_HELD: u32 = u32::MAX;
 
 impl Hits<'_> {
-    fn sort(&mut self, shape: &ExpertsShape, chosen: &[i32]) {
+    /// Returns how many of the used experts are in memory.
+    fn sort(&mut self, shape: &ExpertsShape, chosen: &[i32], experts: &[ExpertPlace]) -> usize {
         let local = |expert: i32| {
             let index = (expert as usize).checked_sub(shape.first)?;
             (index < shape.held).then_some(index)
         };
-        self.starts.fill(0);
+        self.counts.fill(0);
         for expert in chosen.iter().filter_map(|expert| local(*expert)) {
-            self.starts[expert + 1] += 1;
+            self.counts[expert] += 1;
         }
+        let here = |expert: usize| experts[expert].gate_up.load(Ordering::Relaxed) != 0;
+        let mut ready = 0;
         self.used_count = 0;
-        for expert in 0..shape.held {
-            if self.starts[expert + 1] > 0 {
-                self.used[self.used_count] = expert as u32;
-                self.used_count += 1;
+        for in_memory in [true, false] {
+            for expert in 0..shape.held {
+                if self.counts[expert] > 0 && here(expert) == in_memory {
+                    self.used[self.used_count] = expert as u32;
+                    self.used_count += 1;
+                }
             }
-            self.starts[expert + 1] += self.starts[expert];
+            if in_memory {
+                ready = self.used_count;
+            }
         }
-        // Filling moves every start to its end, which is the next one's start: shift them back after.
+        self.starts[0] = 0;
+        for i in 0..self.used_count {
+            let count = &mut self.counts[self.used[i] as usize];
+            self.starts[i + 1] = self.starts[i] + *count;
+            *count = self.starts[i]; // from here on where the expert's next hit goes
+        }
         for (place, expert) in chosen.iter().enumerate() {
             self.rank[place] = NOT_HELD;
             if let Some(expert) = local(*expert) {
-                self.places[self.starts[expert] as usize] = place as u32;
-                self.rank[place] = self.starts[expert];
-                self.starts[expert] += 1;
+                let rank = self.counts[expert];
+                self.counts[expert] += 1;
+                self.places[rank as usize] = place as u32;
+                self.rank[place] = rank;
             }
         }
-        for expert in (0..shape.held).rev() {
-            self.starts[expert + 1] = self.starts[expert];
-        }
-        self.starts[0] = 0;
+        ready
     }
 
-    /// Multiplies the rows of each used expert with its matrix of a stack: y [hits, rows].
-    fn multiply(
+    /// Multiplies the rows of some of the used experts with their matrices: y [hits, rows].
+    #[allow(clippy::too_many_arguments)]
+    fn multiply<'a>(
         &self,
         team: &Team,
         shape: &ExpertsShape,
-        stack: &[u8],
+        used: Range<usize>,
+        address_of: impl Fn(usize) -> &'a AtomicU64,
         (rows, columns): (usize, usize),
         x: &Rows,
         y: Shared<f32>,
     ) {
-        let bytes = shape.format.packed_bytes(rows, columns);
-        let matrix = |expert: usize| {
-            let packed = &stack[expert * bytes..(expert + 1) * bytes];
-            Matrix::new(shape.format, rows, columns, packed)
-        };
-        let groups = rows.div_ceil(super::matrix::GROUP);
-        let grain = grain_of(shape.format.group_bytes(columns), self.used_count * groups, team);
+        let groups = rows.div_ceil(GROUP);
+        let grain = grain_of(shape.format.group_bytes(columns), used.len() * groups, team);
         let parts = groups.div_ceil(grain);
-        team.share(self.used_count * parts, 1, |items| {
+        team.share(used.len() * parts, 1, |items| {
             for item in items {
-                let (expert, part) = (self.used[item / parts] as usize, item % parts);
+                let (i, part) = (used.start + item / parts, item % parts);
                 let groups = part * grain..groups.min((part + 1) * grain);
-                let hits = self.starts[expert] as usize..self.starts[expert + 1] as usize;
-                let at = hits.start * rows + groups.start * super::matrix::GROUP;
+                let hits = self.starts[i] as usize..self.starts[i + 1] as usize;
+                let at = hits.start * rows + groups.start * GROUP;
                 let mut y = StridedMut { values: y.from(at), stride: rows };
-                // SAFETY: the rows were written before the barrier.
+                let address = address_of(self.used[i] as usize);
+                // SAFETY: the table holds addresses of such matrices; the rows were written before the
+                // barrier.
                 unsafe {
-                    x.multiply(&matrix(expert).groups(groups), hits.start, hits.len(), &mut y)
-                };
+                    let matrix = ExpertPlace::matrix(address, shape.format, (rows, columns));
+                    x.multiply(&matrix.groups(groups), hits.start, hits.len(), &mut y);
+                }
             }
         });
     }

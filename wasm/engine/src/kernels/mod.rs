@@ -14,3 +14,4 @@ pub mod rms_norm;
 pub mod rotary;
 pub mod scratch;
 pub mod step_batch;
+pub mod supply;
