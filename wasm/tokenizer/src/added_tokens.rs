@@ -58,26 +58,32 @@ struct Matcher {
     tokens: Vec<AddedToken>,
     /// Which of them begin with each byte.
     starting_with: Vec<Range<usize>>,
+    /// Whether any of them does.
+    may_start: [bool; 256],
 }
 
 impl Matcher {
     fn new(mut tokens: Vec<AddedToken>) -> Self {
         tokens.sort_by(|a, b| a.content.cmp(&b.content));
         let first = |token: &AddedToken| token.content.as_bytes().first().copied();
-        let starting_with = (0..=255u8)
+        let starting_with: Vec<Range<usize>> = (0..=255u8)
             .map(|byte| {
                 tokens.partition_point(|token| first(token) < Some(byte))
                     ..tokens.partition_point(|token| first(token) <= Some(byte))
             })
             .collect();
-        Self { tokens, starting_with }
+        let may_start = std::array::from_fn(|byte| !starting_with[byte].is_empty());
+        Self { tokens, starting_with, may_start }
     }
 
     fn split<'t>(&self, text: &'t str, parse_special: bool, emit: &mut dyn FnMut(Part<'t>)) {
         let bytes = text.as_bytes();
         let mut emitted = 0;
         let mut at = 0;
-        while at < bytes.len() {
+        while let Some(length) =
+            bytes[at..].iter().position(|&byte| self.may_start[usize::from(byte)])
+        {
+            at += length;
             let Some(token) = self.longest_at(bytes, at) else {
                 at += 1;
                 continue;

@@ -7,6 +7,8 @@ const BLOCK: u32 = 256;
 /// Any set of code points, built once from ranges.
 pub struct CodePointSet {
     ascii: [bool; 128],
+    /// The first and the last ASCII character in the set; the other way round if there is none.
+    ascii_range: (u8, u8),
     /// Which block serves a code point's upper bits.
     block_of: Vec<u16>,
     /// Bits of 256 code points; equal blocks are stored once.
@@ -36,8 +38,11 @@ impl CodePointSet {
                 blocks.push(block);
             }
         }
-        let mut set = Self { ascii: [false; 128], block_of, blocks };
+        let mut set = Self { ascii: [false; 128], ascii_range: (127, 0), block_of, blocks };
         set.ascii = std::array::from_fn(|c| set.in_blocks(c as u32));
+        for c in (0..128).filter(|&c| set.ascii[usize::from(c)]) {
+            set.ascii_range = (set.ascii_range.0.min(c), c);
+        }
         set
     }
 
@@ -48,6 +53,18 @@ impl CodePointSet {
             Some(&contained) => contained,
             None => self.in_blocks(code_point),
         }
+    }
+
+    /// Where the first code point of the set may be, at or after `at`: passes over vectors of bytes
+    /// that are ASCII and not in the set.
+    #[inline]
+    pub fn skip(&self, text: &[u8], at: usize) -> usize {
+        let (first, last) = self.ascii_range;
+        let may_be = |&byte: &u8| (byte >= 0x80) | ((byte >= first) & (byte <= last));
+        let vectors = text[at..].chunks_exact(16);
+        let skipped =
+            vectors.take_while(|bytes| !bytes.iter().fold(false, |any, b| any | may_be(b)));
+        at + 16 * skipped.count()
     }
 
     #[inline]
@@ -70,5 +87,21 @@ mod tests {
             let expected = ranges.iter().any(|&(first, last)| (first..=last).contains(&c));
             assert_eq!(set.contains(c), expected, "{c:#x}");
         }
+    }
+
+    #[test]
+    fn skipping_passes_over_nothing_that_the_set_has() {
+        let text: String = (0..0x300).filter_map(char::from_u32).collect::<String>().repeat(2);
+        for ranges in
+            [&[(0x30, 0x39), (0xb2, 0xb3)][..], &[(0x41, 0x41), (0x7a, 0x7a)], &[(0xff, 0x100)]]
+        {
+            let set = CodePointSet::new(ranges);
+            for (at, _) in text.char_indices() {
+                let skipped = &text[at..set.skip(text.as_bytes(), at)];
+                assert!(skipped.is_ascii() && !skipped.chars().any(|c| set.contains(c as u32)));
+            }
+        }
+        let digits = CodePointSet::new(&[(0x30, 0x39)]);
+        assert_eq!(digits.skip(&[b'a'; 40], 3), 35);
     }
 }

@@ -13,6 +13,7 @@ pub mod first_symbols;
 pub mod load_error;
 pub mod long_merge;
 pub mod pair_table;
+pub mod piece_cache;
 pub mod pre_tokenizer;
 pub mod raw_file;
 pub mod short_merge;

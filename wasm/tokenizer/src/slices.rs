@@ -144,7 +144,7 @@ fn equal(a: &[u8], b: &[u8]) -> bool {
 
 /// All bytes of a slice of at most 8, in one word; slices of one length are equal if their words are.
 #[inline]
-fn word_of(slice: &[u8]) -> u64 {
+pub fn word_of(slice: &[u8]) -> u64 {
     let half = |at: usize| {
         u64::from(u32::from_le_bytes([slice[at], slice[at + 1], slice[at + 2], slice[at + 3]]))
     };

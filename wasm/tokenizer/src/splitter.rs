@@ -46,7 +46,7 @@ pub fn end_of_run(text: &[u8], mut at: usize, most: usize, test: impl Fn(u32) ->
 }
 
 fn find_run(set: &CodePointSet, most: usize, text: &[u8], from: usize) -> Option<Range<usize>> {
-    let start = end_of_run(text, from, usize::MAX, |c| !set.contains(c));
+    let start = end_of_run(text, set.skip(text, from), usize::MAX, |c| !set.contains(c));
     let end = end_of_run(text, start, most, |c| set.contains(c));
     (end > start).then_some(start..end)
 }

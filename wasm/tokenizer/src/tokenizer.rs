@@ -6,6 +6,7 @@ use crate::byte_alphabet::{bytes_of, character_of};
 use crate::first_symbols::{FirstSymbols, NO_ID};
 use crate::load_error::LoadError;
 use crate::pair_table::{PairTable, MOST_IDS, MOST_MERGES};
+use crate::piece_cache::{Key, PieceCache};
 use crate::pre_tokenizer::PreTokenizer;
 use crate::raw_file::Merge;
 use crate::slices::{Inserted, SliceTable, Slices};
@@ -21,6 +22,7 @@ pub struct Tokenizer {
     vocabulary: Vocabulary,
     added_tokens: AddedTokens,
     pre_tokenizer: PreTokenizer,
+    piece_cache: PieceCache,
     whole_pieces: WholePieces,
     bpe: Bpe,
     template: Template,
@@ -87,6 +89,7 @@ impl Tokenizer {
             vocabulary,
             added_tokens: AddedTokens::new(file.added_tokens),
             pre_tokenizer: file.pre_tokenizer,
+            piece_cache: PieceCache::new(),
             whole_pieces,
             bpe,
             template: file.template,
@@ -96,21 +99,29 @@ impl Tokenizer {
     /// The ids of a text, without what the template adds. Without `parse_special`, the text of
     /// special tokens is encoded as any other.
     pub fn encode(&mut self, text: &str, parse_special: bool) -> Vec<u32> {
-        let Self { added_tokens, pre_tokenizer, whole_pieces, bpe, .. } = self;
+        let Self { added_tokens, pre_tokenizer, piece_cache, whole_pieces, bpe, .. } = self;
         let mut ids = Vec::with_capacity(text.len() / 3);
         added_tokens.split(text, parse_special, &mut |part| match part {
             Part::Token(id) => ids.push(id),
-            Part::Text(text) => {
-                pre_tokenizer.split(text, &mut |piece| match whole_pieces.look_up(piece) {
+            Part::Text(text) => pre_tokenizer.split(text, &mut |piece| {
+                let key = Key::of(piece);
+                if let Some(known) = key.and_then(|key| piece_cache.find(key)) {
+                    ids.extend_from_slice(known);
+                    return;
+                }
+                let start = ids.len();
+                match whole_pieces.look_up(piece) {
                     Known::Token(id) => ids.push(id),
                     Known::Nothing => bpe.encode(piece, &mut ids),
                     Known::Candidate(candidate) => {
-                        let start = ids.len();
                         bpe.encode(piece, &mut ids);
                         whole_pieces.learn(candidate, &ids[start..]);
                     }
-                })
-            }
+                }
+                if let Some(key) = key {
+                    piece_cache.keep(key, &ids[start..]);
+                }
+            }),
         });
         ids
     }

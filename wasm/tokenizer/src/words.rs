@@ -72,7 +72,15 @@ impl Words {
     /// `[\p{L}\p{M}]*`
     #[inline]
     fn end_of_letters(&self, text: &[u8], at: usize) -> usize {
-        end_of_run(text, at, usize::MAX, |c| is_letter(Some(self.classes.class(c))))
+        // Most letters are ASCII, which has no marks: those need no table.
+        let letters = text[at..].iter().take_while(|byte| byte.is_ascii_alphabetic());
+        let at = at + letters.count();
+        match text.get(at) {
+            Some(0x80..) => {
+                end_of_run(text, at, usize::MAX, |c| is_letter(Some(self.classes.class(c))))
+            }
+            _ => at,
+        }
     }
 
     /// `[\p{P}\p{S}]*[\r\n]*`
