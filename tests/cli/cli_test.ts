@@ -151,7 +151,7 @@ Deno.test("errors go to standard error with exit code 1, misuse with 2", async (
     [["generate", "--choices", "2", "x"], 2, /--choices needs --json/],
     [["generate", "--frobnicate"], 2, /unknown option '--frobnicate'/],
     [["frobnicate"], 2, /unknown command 'frobnicate'/],
-    [["export", "/nowhere", "/tmp/x"], 1, /^error: Cannot open .*config\.json/],
+    [["export", "/nowhere", temporaryPath("never-made")], 1, /^error: Cannot open .*config\.json/],
     [["export", "/nowhere"], 2, /missing required argument 'package'/],
     [["export", "a", "b", "--weights", "int3"], 2, /Allowed choices are f32, f16, int8, int4/],
     [["inspect", "--context", "0"], 1, /contextLength is 0, it can be 1 to 2048/],

@@ -10,6 +10,7 @@
 import { strict as assert } from "node:assert";
 import { BUILDS, engineSizes } from "../../src/backend/wasm/engine_module.ts";
 import { startRunner } from "../../src/backend/wasm/engine_runner.ts";
+import { placeLoadedExperts } from "../../src/backend/wasm/expert_places.ts";
 import { MODULE_BYTES, writeJob, writeSizes } from "../../src/backend/wasm/memory_plan.ts";
 import { planWasmBackend } from "../../src/backend/wasm/wasm_backend.ts";
 import { loadWeights } from "../../src/backend/wasm/weight_loader.ts";
@@ -107,6 +108,7 @@ async function writeImages({ location, cacheType }: Case, folder: string) {
   const runner = await startRunner(undefined, "simd", plan);
   const { buffer } = runner.memory;
   await loadWeights(model, program.loads, engineSizes(), runner, plan, () => {});
+  placeLoadedExperts(runner.memory, plan, program.experts);
   await model.close();
   const { words, tensors } = program;
   const table = tensors.map(({ bytes }, tensor) => ({ address: plan.tensors[tensor]!, bytes }));

@@ -289,6 +289,7 @@ pub fn sparse_experts(
     if let Some(supply) = &supply {
         supply.begin(team, places, &hits.used[..used_count], ready);
     }
+    assert!(supply.is_some() || ready == used_count, "an expert is in no place");
     let mut done = 0;
     while done < used_count {
         if let Some(supply) = &supply {
