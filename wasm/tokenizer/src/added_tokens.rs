@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 
+use crate::skip::skip;
 use crate::unicode::{code_point_at, code_point_before, is_space, is_word};
 
 /// One entry of `added_tokens`.
@@ -60,6 +61,8 @@ struct Matcher {
     starting_with: Vec<Range<usize>>,
     /// Whether any of them does.
     may_start: [bool; 256],
+    /// Those bytes, some more than once, where they are few.
+    few_starts: Option<[u8; 4]>,
 }
 
 impl Matcher {
@@ -73,17 +76,28 @@ impl Matcher {
             })
             .collect();
         let may_start = std::array::from_fn(|byte| !starting_with[byte].is_empty());
-        Self { tokens, starting_with, may_start }
+        let starts: Vec<u8> = (0..=255u8).filter(|&byte| may_start[usize::from(byte)]).collect();
+        let few_starts = (1..=4)
+            .contains(&starts.len())
+            .then(|| std::array::from_fn(|index| starts[index.min(starts.len() - 1)]));
+        Self { tokens, starting_with, may_start, few_starts }
+    }
+
+    /// Where the first byte that a token begins with is, at or after `at`.
+    fn next_start(&self, text: &[u8], mut at: usize) -> Option<usize> {
+        if let Some([a, b, c, d]) = self.few_starts {
+            at = skip(text, at, |byte| (byte == a) | (byte == b) | (byte == c) | (byte == d));
+        }
+        let found = text[at..].iter().position(|&byte| self.may_start[usize::from(byte)]);
+        found.map(|length| at + length)
     }
 
     fn split<'t>(&self, text: &'t str, parse_special: bool, emit: &mut dyn FnMut(Part<'t>)) {
         let bytes = text.as_bytes();
         let mut emitted = 0;
         let mut at = 0;
-        while let Some(length) =
-            bytes[at..].iter().position(|&byte| self.may_start[usize::from(byte)])
-        {
-            at += length;
+        while let Some(start) = self.next_start(bytes, at) {
+            at = start;
             let Some(token) = self.longest_at(bytes, at) else {
                 at += 1;
                 continue;

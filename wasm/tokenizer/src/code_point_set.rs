@@ -1,58 +1,41 @@
-//! A set of code points, asked by two loads.
+//! A set of code points, asked by one load.
 
+use crate::skip::skip;
 use crate::unicode::CODE_POINTS;
-
-const BLOCK: u32 = 256;
 
 /// Any set of code points, built once from ranges.
 pub struct CodePointSet {
-    ascii: [bool; 128],
+    /// A bit for each code point.
+    bits: Vec<u64>,
     /// The first and the last ASCII character in the set; the other way round if there is none.
     ascii_range: (u8, u8),
-    /// Which block serves a code point's upper bits.
-    block_of: Vec<u16>,
-    /// Bits of 256 code points; equal blocks are stored once.
-    blocks: Vec<[u64; 4]>,
 }
 
 impl CodePointSet {
     /// The union of ranges with both ends included; they may overlap and come in any order.
     pub fn new(ranges: &[(u32, u32)]) -> Self {
-        let mut bits = vec![[0u64; 4]; (CODE_POINTS / BLOCK) as usize];
+        let mut bits = vec![0; (CODE_POINTS / 64) as usize];
         let mut ranges = ranges.to_vec();
         ranges.sort_unstable();
         // Sorted, so that no code point is visited twice however often the ranges overlap.
         let mut next = 0;
         for (first, last) in ranges {
             for c in first.max(next)..(last + 1).min(CODE_POINTS) {
-                bits[(c / BLOCK) as usize][(c % BLOCK / 64) as usize] |= 1 << (c % 64);
+                bits[(c / 64) as usize] |= 1 << (c % 64);
                 next = c + 1;
             }
         }
-        let mut blocks: Vec<[u64; 4]> = vec![[0; 4], [u64::MAX; 4]];
-        let mut block_of = Vec::with_capacity(bits.len());
-        for block in bits {
-            let known = blocks.iter().position(|other| *other == block);
-            block_of.push(known.unwrap_or(blocks.len()) as u16);
-            if known.is_none() {
-                blocks.push(block);
-            }
-        }
-        let mut set = Self { ascii: [false; 128], ascii_range: (127, 0), block_of, blocks };
-        set.ascii = std::array::from_fn(|c| set.in_blocks(c as u32));
-        for c in (0..128).filter(|&c| set.ascii[usize::from(c)]) {
-            set.ascii_range = (set.ascii_range.0.min(c), c);
-        }
-        set
+        let set = Self { bits, ascii_range: (127, 0) };
+        let mut ascii = (0..128).filter(|&c| set.contains(u32::from(c)));
+        let first = ascii.next();
+        let ascii_range = first.map_or((127, 0), |first| (first, ascii.last().unwrap_or(first)));
+        Self { ascii_range, ..set }
     }
 
     /// Whether the set has a code point below 0x110000.
     #[inline(always)]
     pub fn contains(&self, code_point: u32) -> bool {
-        match self.ascii.get(code_point as usize) {
-            Some(&contained) => contained,
-            None => self.in_blocks(code_point),
-        }
+        self.bits[(code_point / 64) as usize] >> (code_point % 64) & 1 == 1
     }
 
     /// Where the first code point of the set may be, at or after `at`: passes over vectors of bytes
@@ -60,17 +43,7 @@ impl CodePointSet {
     #[inline]
     pub fn skip(&self, text: &[u8], at: usize) -> usize {
         let (first, last) = self.ascii_range;
-        let may_be = |&byte: &u8| (byte >= 0x80) | ((byte >= first) & (byte <= last));
-        let vectors = text[at..].chunks_exact(16);
-        let skipped =
-            vectors.take_while(|bytes| !bytes.iter().fold(false, |any, b| any | may_be(b)));
-        at + 16 * skipped.count()
-    }
-
-    #[inline]
-    fn in_blocks(&self, c: u32) -> bool {
-        let block = &self.blocks[self.block_of[(c / BLOCK) as usize] as usize];
-        block[(c % BLOCK / 64) as usize] >> (c % 64) & 1 == 1
+        skip(text, at, |byte| (byte >= 0x80) | ((byte >= first) & (byte <= last)))
     }
 }
 

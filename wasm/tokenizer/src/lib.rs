@@ -17,6 +17,7 @@ pub mod piece_cache;
 pub mod pre_tokenizer;
 pub mod raw_file;
 pub mod short_merge;
+pub mod skip;
 pub mod slices;
 pub mod split_pattern;
 pub mod splitter;

@@ -10,7 +10,7 @@ const LONGEST: usize = 16;
 const MOST_IDS: usize = 3;
 
 /// Entries, each at the place that the piece's hash says; the latest stays.
-const ENTRY_BITS: u32 = 13;
+const ENTRY_BITS: u32 = 14;
 
 /// A piece of at most [`LONGEST`] bytes: its length, its first and its last bytes, all of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -13,28 +13,30 @@ impl PreTokenizer {
     }
 
     /// Calls `emit` with each piece of `text` in order; no piece is empty.
-    pub fn split(&self, text: &str, emit: &mut dyn FnMut(&[u8])) {
+    pub fn split(&self, text: &str, emit: &mut impl FnMut(&[u8])) {
         split(&self.stages, text.as_bytes(), emit);
     }
 }
 
-fn split(stages: &[Splitter], text: &[u8], emit: &mut dyn FnMut(&[u8])) {
-    let Some((stage, later)) = stages.split_first() else {
-        if !text.is_empty() {
-            emit(text);
+fn split(stages: &[Splitter], text: &[u8], emit: &mut impl FnMut(&[u8])) {
+    let mut pass_on = |later: &[Splitter], piece: &[u8]| {
+        if !later.is_empty() {
+            split(later, piece, emit);
+        } else if !piece.is_empty() {
+            emit(piece);
         }
-        return;
     };
+    let Some((stage, later)) = stages.split_first() else { return pass_on(&[], text) };
     let mut from = 0;
     while let Some(found) = stage.find(text, from) {
         if found.start > from {
-            split(later, &text[from..found.start], emit);
+            pass_on(later, &text[from..found.start]);
         }
         from = found.end;
-        split(later, &text[found], emit);
+        pass_on(later, &text[found]);
     }
     if from < text.len() {
-        split(later, &text[from..], emit);
+        pass_on(later, &text[from..]);
     }
 }
 

@@ -7,13 +7,16 @@ use crate::pair_table::{PairTable, NO_MERGE};
 /// Symbols of the longest piece that is short.
 pub const LONGEST_SHORT: usize = 128;
 
+/// As many as an index of one byte can tell apart, so that none needs a check.
+const INDICES: usize = 256;
+
 /// The memory in which short pieces are merged.
 pub struct ShortMerge {
-    symbols: [u32; LONGEST_SHORT],
-    next: [u8; LONGEST_SHORT],
-    previous: [u8; LONGEST_SHORT],
+    symbols: [u32; INDICES],
+    next: [u8; INDICES],
+    previous: [u8; INDICES],
     /// `rank << 8 | index` of the pair that begins at each index, so that the least merges next.
-    keys: [u32; LONGEST_SHORT],
+    keys: [u32; INDICES],
 }
 
 /// The key of a pair that does not merge.
@@ -25,10 +28,10 @@ const GROUP: usize = 16;
 impl ShortMerge {
     pub fn new() -> Self {
         Self {
-            symbols: [0; LONGEST_SHORT],
-            next: [0; LONGEST_SHORT],
-            previous: [0; LONGEST_SHORT],
-            keys: [NO_KEY; LONGEST_SHORT],
+            symbols: [0; INDICES],
+            next: [0; INDICES],
+            previous: [0; INDICES],
+            keys: [NO_KEY; INDICES],
         }
     }
 

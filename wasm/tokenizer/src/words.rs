@@ -48,8 +48,7 @@ impl Words {
             Class::Letter | Class::Mark => Some(self.end_of_letters(text, after)),
             Class::Punctuation | Class::Symbol => {
                 if c < 0x80 && text.get(after).is_some_and(u8::is_ascii_alphabetic) {
-                    let letters = text[after..].iter().take_while(|b| b.is_ascii_alphabetic());
-                    return Some(after + letters.count());
+                    return Some(end_of_ascii_letters(text, after));
                 }
                 Some(self.end_of_signs(text, after))
             }
@@ -73,8 +72,7 @@ impl Words {
     #[inline]
     fn end_of_letters(&self, text: &[u8], at: usize) -> usize {
         // Most letters are ASCII, which has no marks: those need no table.
-        let letters = text[at..].iter().take_while(|byte| byte.is_ascii_alphabetic());
-        let at = at + letters.count();
+        let at = end_of_ascii_letters(text, at);
         match text.get(at) {
             Some(0x80..) => {
                 end_of_run(text, at, usize::MAX, |c| is_letter(Some(self.classes.class(c))))
@@ -111,6 +109,33 @@ impl Words {
     }
 }
 
+/// `[A-Za-z]*`, by eight bytes at once: the lengths of words are hard to foretell for a processor
+/// that looks at one byte after the other.
+#[inline]
+fn end_of_ascii_letters(text: &[u8], mut at: usize) -> usize {
+    while let Some(eight) = text[at..].first_chunk::<8>() {
+        let letters = ascii_letters(u64::from_le_bytes(*eight));
+        if letters < 8 {
+            return at + letters;
+        }
+        at += 8;
+    }
+    at + text[at..].iter().take_while(|byte| byte.is_ascii_alphabetic()).count()
+}
+
+/// How many of the first bytes of a little-endian word are ASCII letters.
+#[inline]
+fn ascii_letters(word: u64) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x80 * ONES;
+    // The upper bit of each byte says yes: below it there is room to add without a carry.
+    let lower_case = (word | 0x20 * ONES) & !HIGH;
+    let from_a = lower_case + (0x80 - u64::from(b'a')) * ONES;
+    let beyond_z = lower_case + (0x7f - u64::from(b'z')) * ONES;
+    let others = (!from_a | beyond_z | word) & HIGH;
+    others.trailing_zeros() as usize / 8
+}
+
 fn is_letter(class: Option<Class>) -> bool {
     matches!(class, Some(Class::Letter | Class::Mark))
 }
@@ -137,6 +162,18 @@ mod tests {
             found.push(&text[range]);
         }
         found
+    }
+
+    #[test]
+    fn ascii_letters_are_counted_to_the_first_other_byte() {
+        for byte in 0..=255u8 {
+            for at in 0..20 {
+                let mut text = [b'x'; 20];
+                text[at] = byte;
+                let expected = if byte.is_ascii_alphabetic() { 20 } else { at };
+                assert_eq!(end_of_ascii_letters(&text, 0), expected, "{byte} {at}");
+            }
+        }
     }
 
     #[test]
