@@ -1,5 +1,5 @@
 /**
- * The contract between the engine and what computes: three backends fulfil it, and tests script it.
+ * The contract between the engine and what computes: every backend fulfils it, and tests script it.
  * @module
  */
 import type { StepLimits, StepPlan } from "./step_plan.ts";

@@ -1,6 +1,6 @@
 /**
  * Every shared fixture, exported in f32, against goldens made with transformers: logits at every recorded
- * position, router choices, greedy tokens, perplexity; by both builds of the engine and by the function
+ * position, router choices, greedy tokens, perplexity; by both single-threaded builds and by the function
  * bodies on stock onnxruntime-node. All open the same file.
  */
 import { strict as assert } from "node:assert";

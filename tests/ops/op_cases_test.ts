@@ -1,5 +1,5 @@
 /**
- * Every op case by the engine's kernels (both builds) and by the function bodies on stock ONNX Runtime,
+ * Every op case by the engine's kernels (every build) and by the function bodies on stock ONNX Runtime,
  * against the float64 results that numpy computed.
  */
 import { strict as assert } from "node:assert";
