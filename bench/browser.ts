@@ -1,15 +1,18 @@
 /**
  * `deno task bench:browser --package <folder> --gguf <file> --chromium <program>`: ours against wllama
  * (llama.cpp in WebAssembly), each on a fresh page of headless Chromium with cross-origin isolation, so that
- * both may use threads. wllama comes from npm; its GGUF must be below 2 GB.
+ * both may use threads. wllama comes from npm. Its GGUF must be below 2 GB; of several, separated by commas,
+ * the fastest counts.
  * @module
  */
+import { basename } from "node:path";
 import { checkLayer } from "./check_layer.ts";
 import { serve } from "./browser/server.ts";
 import { benchCommand, type BenchOptions, openOptions } from "./options.ts";
 import { packageFacts } from "./package_facts.ts";
 import { Results } from "./results.ts";
 import { median } from "./statistics.ts";
+import { fastest, ratioOf } from "./turns.ts";
 
 interface Options extends BenchOptions {
   chromium: string;
@@ -25,6 +28,7 @@ interface Rates {
   info?: { threads: number; build: string };
 }
 
+const WORKS = ["prefill", "decode"] as const;
 const WLLAMA = "@wllama/wllama@3.8.1";
 const FLAGS = [
   "--no-sandbox",
@@ -69,6 +73,7 @@ await benchCommand("browser", "Time against wllama in Chromium.")
   .action(async (options: Options) => {
     const { gguf, rounds } = options;
     if (!gguf) throw new Error("Cannot compare: no model is given, give --gguf.");
+    const models = gguf.split(",");
     const open = openOptions(options);
     const check = await checkLayer(options.package, open);
     const facts = await packageFacts(options.package);
@@ -82,7 +87,7 @@ await benchCommand("browser", "Time against wllama in Chromium.")
         "wllama.js": new URL("browser/wllama.js", import.meta.url).pathname,
         "wllama": `${folder}/package/esm`,
         "package": options.package,
-        "gguf": gguf,
+        ...Object.fromEntries(models.map((gguf, i) => [`gguf${i}`, gguf])),
       });
       const { chromium } = await import("npm:playwright-core@1.65.1");
       /** Evaluates on a fresh page of a fresh browser. */
@@ -100,31 +105,38 @@ await benchCommand("browser", "Time against wllama in Chromium.")
         }
       };
       const results = await Results.begin("browser", { check });
-      const [ours, theirs]: Rates[][] = [[], []];
       const job = { size: options.prompt, count: options.tokens };
+      const ours: Rates[] = [];
+      const theirs = models.map((): Rates[] => []);
       for (let round = 0; round < rounds; round++) {
-        ours!.push(await onPage(IN_WORKER, { ...job, options: open }));
-        const { threads } = ours![0]!.info!;
-        theirs!.push(await onPage(ON_PAGE, { ...job, threads }));
-        for (const work of ["prefill", "decode"] as const) {
-          const [our, their] = [ours!.at(-1)![work], theirs!.at(-1)![work]];
+        ours.push(await onPage(IN_WORKER, { ...job, options: open }));
+        const { threads } = ours[0]!.info!;
+        for (const [i, rates] of theirs.entries()) {
+          rates.push(await onPage(ON_PAGE, { ...job, threads, gguf: `gguf${i}` }));
+        }
+        for (const work of WORKS) {
+          const shown = theirs.map((rates) => rates.at(-1)![work].toFixed(2)).join(" and ");
           console.error(
-            `${work} ${round + 1}: ours ${our.toFixed(2)}, wllama ${their.toFixed(2)} tok/s, ` +
-              `ratio ${(our / their).toFixed(2)}`,
+            `${work}, round ${round + 1}: ours ${
+              ours.at(-1)![work].toFixed(2)
+            }, wllama ${shown} tok/s`,
           );
         }
       }
-      for (const work of ["prefill", "decode"] as const) {
+      for (const work of WORKS) {
         const rates = (side: Rates[]) => side.map((rate) => rate[work]);
+        const wllama = Object.fromEntries(models.map((gguf, i) => [gguf, rates(theirs[i]!)]));
+        const best = fastest(wllama);
         results.add({
           layers: facts.layers,
           weights: facts.weights,
           work,
           ...job,
-          info: ours![0]!.info,
-          oursTokensPerSecond: median(rates(ours!)),
-          wllamaTokensPerSecond: median(rates(theirs!)),
-          ratio: median(ours!.map((rate, i) => rate[work] / theirs![i]![work])),
+          info: ours[0]!.info,
+          gguf: basename(best),
+          oursTokensPerSecond: median(rates(ours)),
+          wllamaTokensPerSecond: median(wllama[best]!),
+          ratio: ratioOf(rates(ours), wllama[best]!),
         });
       }
       await server.close();

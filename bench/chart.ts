@@ -63,8 +63,12 @@ function groups(): Group[] {
       label: `prompt of ${line.tokens}, ${shape(line)}`,
       bars: bars(line),
     })),
-    ...newest("node_llama_cpp", ({ layers, work }) => `${layers} ${work}`).map((line) => ({
-      label: `${line.work} in Deno, ${line.layers} layers`,
+    ...newest("node_llama_cpp", ({ layers, work, topK }) => [layers, work, topK].join()).map((
+      line,
+    ) => ({
+      label: `${line.work}${
+        line.topK ? ` of top ${line.topK}` : ""
+      } in Deno, ${line.layers} layers`,
       bars: rival(line, "node-llama-cpp", line.nodeLlamaCppTokensPerSecond),
     })),
     ...newest("browser", ({ layers, work }) => `${layers} ${work}`).map((line) => ({
@@ -73,11 +77,7 @@ function groups(): Group[] {
     })),
     ...newest("ort", ({ layers }) => String(layers)).map((line) => ({
       label: `decode, same file, ${line.layers} layers`,
-      bars: rival(
-        line,
-        "onnxruntime-node",
-        Math.max(line.ortPrepackedTokensPerSecond, line.ortNotPrepackedTokensPerSecond),
-      ),
+      bars: rival(line, "onnxruntime-node", line.ortTokensPerSecond),
     })),
   ];
 }

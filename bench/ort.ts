@@ -1,15 +1,20 @@
 /**
  * `deno task bench:ort --package <folder>`: decoding on our engine against stock onnxruntime-node, which
- * runs the function bodies of the same file. It gets as many threads, and the better one of its two ways of
- * keeping weights counts.
+ * runs the function bodies of the same file with as many threads. The fastest of three ways counts: weights
+ * packed, weights as they are, and packed with activations quantized to int8 as ours are, for which a copy
+ * of the graph says `accuracy_level` 4.
  * @module
  */
+import { dirname, resolve } from "node:path";
+import { fromBinary, toBinary } from "@bufbuild/protobuf";
+import { ModelProtoSchema } from "../src/onnx/onnx_pb.ts";
 import { checkLayer } from "./check_layer.ts";
 import { benchCommand, type BenchOptions, openOptions } from "./options.ts";
 import { packageFacts } from "./package_facts.ts";
 import { Results } from "./results.ts";
 import { median } from "./statistics.ts";
-import { timeOurs, type TimingJob } from "./timing.ts";
+import { rateOf, timeOurs, type TimingJob } from "./timing.ts";
+import { fastest, ratioOf, takeTurns } from "./turns.ts";
 
 interface Options extends BenchOptions {
   context: number;
@@ -31,32 +36,53 @@ await benchCommand("ort", "Time decoding against stock onnxruntime-node.")
       size: options.context,
       count: options.tokens,
     };
-    const rates = { ours: [] as number[], packed: [] as number[], unpacked: [] as number[] };
-    for (let round = 0; round < options.rounds; round++) {
-      const ours = await timeOurs(job);
-      rates.ours.push(1 / median(ours.seconds));
-      const { threads } = ours.info!;
-      for (const way of ["packed", "unpacked"] as const) {
-        const ort = { threads, disablePrepacking: way === "unpacked" };
-        const theirs = await timeOurs({ ...job, options: { backend: "ort" }, ort });
-        rates[way].push(1 / median(theirs.seconds));
-      }
-      const shown = Object.entries(rates).map(([name, list]) =>
-        `${name} ${list[round]!.toFixed(2)}`
-      );
-      console.error(`round ${round + 1}: ${shown.join(", ")} tok/s`);
+    let threads = 0;
+    const timeOrt = async (folder: string, disablePrepacking = false) => {
+      const ort = { threads, disablePrepacking };
+      return rateOf(await timeOurs({ ...job, package: folder, options: { backend: "ort" }, ort }));
+    };
+    const quantizing = await quantizingCopy(options.package);
+    try {
+      const { ours, ...theirs } = await takeTurns("decode", options.rounds, {
+        ours: async () => {
+          const timing = await timeOurs(job);
+          threads = timing.info!.threads;
+          return rateOf(timing);
+        },
+        packed: () => timeOrt(options.package),
+        unpacked: () => timeOrt(options.package, true),
+        int8: () => timeOrt(quantizing),
+      });
+      const best = fastest(theirs);
+      results.add({
+        layers: facts.layers,
+        weights: facts.weights,
+        context: options.context,
+        tokens: options.tokens,
+        threads,
+        rivalSettings: best,
+        oursTokensPerSecond: median(ours),
+        ortTokensPerSecond: median(theirs[best]),
+        ratio: ratioOf(ours, theirs[best]),
+      });
+    } finally {
+      await Deno.remove(quantizing, { recursive: true });
     }
-    const ours = median(rates.ours);
-    const better = Math.max(median(rates.packed), median(rates.unpacked));
-    results.add({
-      layers: facts.layers,
-      weights: facts.weights,
-      context: options.context,
-      tokens: options.tokens,
-      oursTokensPerSecond: ours,
-      ortPrepackedTokensPerSecond: median(rates.packed),
-      ortNotPrepackedTokensPerSecond: median(rates.unpacked),
-      ratio: ours / better,
-    });
   })
   .parseAsync(Deno.args, { from: "user" });
+
+/** The package beside itself, its data files linked, with activations of linear layers quantized to int8. */
+async function quantizingCopy(folder: string): Promise<string> {
+  const copy = await Deno.makeTempDir({ dir: dirname(resolve(folder)), prefix: "hybridseek-ort-" });
+  for await (const { name } of Deno.readDir(folder)) {
+    await Deno.link(`${folder}/${name}`, `${copy}/${name}`);
+  }
+  const model = fromBinary(ModelProtoSchema, await Deno.readFile(`${folder}/model.onnx`));
+  for (const { opType, attribute } of model.graph!.node) {
+    if (opType !== "MatMulNBits") continue;
+    attribute.find(({ name }) => name === "accuracy_level")!.i = 4n;
+  }
+  await Deno.remove(`${copy}/model.onnx`);
+  await Deno.writeFile(`${copy}/model.onnx`, toBinary(ModelProtoSchema, model));
+  return copy;
+}

@@ -16,6 +16,8 @@ export interface PackageFacts {
   weights: string;
   /** Bytes of all tensors. */
   weightBytes: number;
+  /** Bytes of routed experts, of all layers. */
+  expertBytes: number;
   /** Cache bytes read for each token of the context, as f32. */
   cacheBytesPerToken: number;
   /**
@@ -48,6 +50,7 @@ export async function packageFacts(folder: string): Promise<PackageFacts> {
       vocabSize: spec.vocabSize,
       weights: spec.weights,
       weightBytes: [...graph.initializers.values()].reduce((sum, { bytes }) => sum + bytes, 0),
+      expertBytes: sums.experts.reduce((sum, { bytes }) => sum + bytes, 0),
       cacheBytesPerToken: spec.cacheBytesPerToken,
       stepBytes: (sequences) =>
         sums.always +

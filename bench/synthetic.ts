@@ -1,6 +1,6 @@
 /**
- * `deno run -A bench/synthetic.ts <shape> <folder> [--layers N] [--weights int4] [--seed N] [--force]`:
- * writes a package of random weights, for benches of shapes whose weights are not at hand. It opens as
+ * `deno run -A bench/synthetic.ts <shape> <folder> [--layers N] [--weights int4] [--seed N] [--zipf A]
+ * [--force]`: writes a package of random weights, for benches of shapes whose weights are not at hand. It opens as
  * any other; there is no tokenizer, prompts are token ids.
  * @module
  */
@@ -17,6 +17,7 @@ interface Options {
   layers?: number;
   weights: Weights;
   seed: number;
+  zipf?: number;
   force?: true;
 }
 
@@ -26,7 +27,7 @@ async function write(name: string, folder: string, options: Options, command: Co
     const known = Object.keys(shapes).join(", ");
     command.error(`error: Cannot write shape ${name}: it is not known, known are ${known}.`);
   }
-  const { layers = shape.num_hidden_layers, weights, seed, force = false } = options;
+  const { layers = shape.num_hidden_layers, weights, seed, zipf, force = false } = options;
   const bar = progressBar("Writing");
   const begun = performance.now();
   try {
@@ -36,6 +37,7 @@ async function write(name: string, folder: string, options: Options, command: Co
       {
         weights,
         seed,
+        zipf,
         overwrite: force,
         onProgress: ({ doneBytes, totalBytes }) => bar.update(doneBytes, totalBytes),
       },
@@ -44,7 +46,17 @@ async function write(name: string, folder: string, options: Options, command: Co
     const seconds = Math.round(performance.now() - begun) / 1e3;
     const peakBytes = process.resourceUsage().maxRSS * 1024;
     console.log(
-      JSON.stringify({ shape: name, layers, weights, seed, bytes, dataFiles, seconds, peakBytes }),
+      JSON.stringify({
+        shape: name,
+        layers,
+        weights,
+        seed,
+        zipf,
+        bytes,
+        dataFiles,
+        seconds,
+        peakBytes,
+      }),
     );
   } finally {
     bar.stop();
@@ -61,6 +73,7 @@ const program = new Command("synthetic")
       .default("int4"),
   )
   .option("--seed <integer>", "same seed, same bytes", number, 1)
+  .option("--zipf <exponent>", "experts are chosen after Zipf's law (default: evenly)", number)
   .option("--force", "replace a package that is there already")
   .action(write);
 

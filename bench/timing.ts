@@ -2,7 +2,7 @@
  * Timings of ours and of llama.cpp, each in a fresh process.
  * @module
  */
-import type { BackendInfo } from "../src/backend/backend.ts";
+import type { BackendInfo, ExpertStats } from "../src/backend/backend.ts";
 import type { OpenOptions } from "../src/open_model.ts";
 
 /** What to time. */
@@ -19,6 +19,10 @@ export interface TimingJob {
   count: number;
   /** Sequences that decode together; 1 by default. */
   sequences?: number;
+  /** Tokens generated before those that are timed; 8 by default. */
+  warmUp?: number;
+  /** So many likeliest tokens are sampled from; all by default. */
+  topK?: number;
   /** Stock onnxruntime-node computes, with these settings; its backend must be chosen in `options`. */
   ort?: OrtSettings;
 }
@@ -41,6 +45,10 @@ export interface Timing {
   info?: BackendInfo;
   /** Ours only: largest resident set. */
   peakBytes?: number;
+  /** Ours only: the tokens that the first sequence generated. */
+  tokenIds?: number[];
+  /** Ours only, with experts on demand: what happened in the timed steps. */
+  experts?: ExpertStats;
 }
 
 /** The rival. */
@@ -49,6 +57,17 @@ export interface LlamaCpp {
   driver: string;
   /** Model of the same shape. */
   gguf: string;
+}
+
+/**
+ * Tokens a second over all that was timed.
+ *
+ * @param timing What was measured.
+ * @param tokens Of each prompt or step.
+ * @returns The rate.
+ */
+export function rateOf({ seconds }: Timing, tokens = 1): number {
+  return tokens * seconds.length / seconds.reduce((sum, value) => sum + value, 0);
 }
 
 /**
@@ -79,13 +98,13 @@ export async function timeLlama(
 }
 
 /**
- * Runs a program that prints a timing as its last line.
+ * Runs a program that prints JSON as its last line, a timing for example.
  *
  * @param program The program.
  * @param args Its arguments.
- * @returns The timing.
+ * @returns What it printed.
  */
-export async function runJson(program: string, args: string[]): Promise<Timing> {
+export async function runJson<T = Timing>(program: string, args: string[]): Promise<T> {
   const command = new Deno.Command(program, { args, stdout: "piped", stderr: "piped" });
   const { success, stdout, stderr } = await command.output();
   if (success) return JSON.parse(new TextDecoder().decode(stdout).trim().split("\n").at(-1)!);

@@ -8,12 +8,12 @@ function prompt(length, seed) {
     .join("");
 }
 
-export async function run({ threads, size, count }) {
+export async function run({ gguf, threads, size, count }) {
   const { LoggerWithoutDebug, Wllama } = await import(WLLAMA);
   const wllama = new Wllama({ default: "/wllama/wasm/wllama.wasm" }, {
     logger: LoggerWithoutDebug,
   });
-  const blob = await (await fetch("/gguf")).blob();
+  const blob = await (await fetch(`/${gguf}`)).blob();
   await wllama.loadModel([blob], {
     n_ctx: size + count + 64,
     n_batch: 512,

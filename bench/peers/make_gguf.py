@@ -1,9 +1,10 @@
 """Writes a GGUF of random weights in the shape of a DeepSeek-V2 config.json, for timing llama.cpp.
 
-    PYTHONPATH=<folder>/python python3 bench/peers/make_gguf.py config.json out.gguf [--head q8_0]
+    PYTHONPATH=<folder>/python python3 bench/peers/make_gguf.py config.json out.gguf [--weights q4_0] \
+        [--head q8_0]
 
-All matrices are Q4_0 but the head, whose format is chosen: Q8_0 has as many bits as the head of our int4
-packages, Q4_0 reads fewer bytes. Blocks come from a pool, so that 9 GB are written at the disk's speed.
+The format of the head is chosen by itself: Q8_0 has as many bits as the head of our int4 packages, Q4_0
+reads fewer bytes. Blocks come from a pool, so that 9 GB are written at the disk's speed.
 """
 
 import argparse
@@ -23,7 +24,7 @@ BLOCK_BYTES = {Type.Q4_0: 18, Type.Q8_0: 34}
 Tensor = tuple[str, tuple[int, ...], Type]
 
 
-def tensors_of(config: dict, head: Type) -> list[Tensor]:
+def tensors_of(config: dict, weights: Type, head: Type) -> list[Tensor]:
     """Every tensor of the model in llama.cpp's names."""
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     rank, rope = config["kv_lora_rank"], config["qk_rope_head_dim"]
@@ -33,7 +34,7 @@ def tensors_of(config: dict, head: Type) -> list[Tensor]:
     query_rank = config.get("q_lora_rank") or 0
     tensors: list[Tensor] = []
 
-    def matrix(name: str, *shape: int, kind: Type = Type.Q4_0) -> None:
+    def matrix(name: str, *shape: int, kind: Type = weights) -> None:
         tensors.append((name + ".weight", shape, kind))
 
     def floats(name: str, *shape: int) -> None:
@@ -73,7 +74,7 @@ def tensors_of(config: dict, head: Type) -> list[Tensor]:
     return tensors
 
 
-def add_hyperparameters(writer: gguf.GGUFWriter, config: dict) -> None:
+def add_hyperparameters(writer: gguf.GGUFWriter, config: dict, weights: Type) -> None:
     rank, rope = config["kv_lora_rank"], config["qk_rope_head_dim"]
     writer.add_name("random")
     writer.add_context_length(config["max_position_embeddings"])
@@ -105,7 +106,7 @@ def add_hyperparameters(writer: gguf.GGUFWriter, config: dict) -> None:
     writer.add_rope_scaling_factor(scaling["factor"])
     writer.add_rope_scaling_orig_ctx_len(scaling["original_max_position_embeddings"])
     writer.add_rope_scaling_yarn_log_mul(0.1 * scaling["mscale_all_dim"])
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
+    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{weights.name}"])
 
 
 def add_blank_tokenizer(writer: gguf.GGUFWriter, vocab: int) -> None:
@@ -157,14 +158,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config")
     parser.add_argument("output")
+    parser.add_argument("--weights", choices=["q4_0", "q8_0"], default="q4_0")
     parser.add_argument("--head", choices=["q4_0", "q8_0"], default="q8_0")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     with open(options.config, encoding="utf-8") as file:
         config = json.load(file)
-    tensors = tensors_of(config, Type[options.head.upper()])
+    weights, head = Type[options.weights.upper()], Type[options.head.upper()]
+    tensors = tensors_of(config, weights, head)
     writer = gguf.GGUFWriter(options.output, "deepseek2")
-    add_hyperparameters(writer, config)
+    add_hyperparameters(writer, config, weights)
     add_blank_tokenizer(writer, config["vocab_size"])
     for name, shape, kind in tensors:
         if kind == Type.F32:

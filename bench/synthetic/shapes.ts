@@ -111,6 +111,7 @@ const tiny: ShapeConfig = {
 /** Every shape by its name. */
 export const shapes: Readonly<Record<string, ShapeConfig>> = {
   "v2-lite": v2Lite,
+  "v2-lite-sparse": { ...v2Lite, first_k_dense_replace: 0 }, // so that one layer can be timed
   "v2": v2,
   "moe-16b": moe16b,
   "llm-7b": llm7b,

@@ -16,6 +16,7 @@ import { QuantizedPool } from "./pooled_format.ts";
 import { RandomCheckpoint } from "./random_checkpoint.ts";
 import { normalPool } from "./random_pool.ts";
 import type { ShapeConfig } from "./shapes.ts";
+import { ZipfRouting } from "./zipf_routing.ts";
 
 /** Options of {@linkcode writeRandomPackage}. */
 export interface RandomPackageOptions {
@@ -23,6 +24,8 @@ export interface RandomPackageOptions {
   weights?: Weights;
   /** Same seed, same bytes; 1 by default. */
   seed?: number;
+  /** Exponent of the law by which routers choose; evenly by default. */
+  zipf?: number;
   /** Replace a package that is there already. */
   overwrite?: boolean;
   /** Told of every piece. */
@@ -42,10 +45,11 @@ export async function writeRandomPackage(
   folder: string,
   options: RandomPackageOptions = {},
 ): Promise<WrittenPackage> {
-  const { weights = "int4", seed = 1, overwrite = false, onProgress } = options;
+  const { weights = "int4", seed = 1, zipf, overwrite = false, onProgress } = options;
   await checkTarget(folder, overwrite);
   const pool = normalPool(seed);
-  const checkpoint = new RandomCheckpoint(config, pool, seed);
+  const random = new RandomCheckpoint(config, pool, seed);
+  const checkpoint = zipf === undefined ? random : new ZipfRouting(random, zipf);
   const architecture = architectureOf(checkpoint.config);
   const builder = new DecoderBuilder(checkpoint, { weights, maxTensorBytes: MAX_FILE_BYTES });
   architecture.build(builder);

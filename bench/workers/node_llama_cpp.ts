@@ -16,12 +16,16 @@ export interface NodeLlamaCppJob {
   vocabSize: number;
   /** Threads. */
   threads: number;
+  /** Whether attention is fused. */
+  flashAttention: boolean;
   /** See {@linkcode TimingJob}. */
   work: "prefill" | "decode";
   /** Tokens of the prompt. */
   size: number;
   /** Repetitions or steps. */
   count: number;
+  /** See {@linkcode TimingJob}. */
+  topK?: number;
 }
 
 /** What is used of node-llama-cpp. */
@@ -40,7 +44,6 @@ interface Sequence {
 }
 
 const WARM_UP = 8;
-const SAMPLING = { temperature: 1, topK: 0, topP: 1, minP: 0, yieldEogToken: true };
 
 const job: NodeLlamaCppJob = JSON.parse(Deno.args[0]!);
 const { getLlama } = await import(
@@ -54,6 +57,7 @@ const context = await model.createContext({
   contextSize: job.size + WARM_UP + job.count + 64,
   batchSize: 512,
   threads: job.threads,
+  flashAttention: job.flashAttention,
 });
 const sequence = context.getSequence();
 const seconds: number[] = [];
@@ -67,7 +71,8 @@ if (job.work === "prefill") {
   }
 } else {
   let before = 0;
-  for await (const _token of sequence.evaluate(prompt(1), SAMPLING)) {
+  const sampling = { temperature: 1, topK: job.topK ?? 0, topP: 1, minP: 0, yieldEogToken: true };
+  for await (const _token of sequence.evaluate(prompt(1), sampling)) {
     const now = performance.now();
     seconds.push((now - before) / 1e3);
     before = now;

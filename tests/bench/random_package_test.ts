@@ -7,6 +7,7 @@ import { packageFacts } from "../../bench/package_facts.ts";
 import { shapes } from "../../bench/synthetic/shapes.ts";
 import { writeRandomPackage } from "../../bench/synthetic/write_random_package.ts";
 import { LLM } from "../../src/llm.ts";
+import { runJson } from "../../bench/timing.ts";
 import { ModelPackage } from "../../src/files/model_package.ts";
 import { readModel } from "../../src/onnx/read_model.ts";
 import { temporaryPath } from "../packages.ts";
@@ -71,4 +72,18 @@ Deno.test("the bytes of a step count every weight once and the chosen experts", 
   const three = met + head + 2 * (experts - 6) * expert!;
   assert(Math.abs(stepBytes(3) - 4 * three) < 1);
   assert.equal(attentionOperationsPerKey, 3 * 2 * 4 * (64 + 16 + 64));
+});
+
+Deno.test("--zipf makes some experts popular", async () => {
+  const exponents: number[] = [];
+  for (const zipf of [undefined, 1]) {
+    const folder = temporaryPath(`zipf-${zipf ?? 0}`);
+    await writeRandomPackage({ ...shapes.tiny!, n_routed_experts: 64 }, folder, { zipf });
+    const choices = new URL("../../bench/workers/choices.ts", import.meta.url).pathname;
+    exponents.push(await runJson(Deno.execPath(), ["run", "-A", choices, folder, "{}"]));
+  }
+  const [evenly, zipf] = exponents as [number, number];
+  assert(evenly < 0.5, String(evenly));
+  // 0.98 by a simulation in numpy: the 6 largest of 64 normal numbers minus the logarithms of the ranks.
+  assert(Math.abs(zipf - 0.98) < 0.1, String(zipf));
 });
