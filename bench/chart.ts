@@ -47,8 +47,9 @@ function groups(): Group[] {
     { name: "hybridseek", value: line.ours.tokensPerSecond },
     ...(line.llama ? [{ name: "llama.cpp (native)", value: line.llama.tokensPerSecond }] : []),
   ];
-  const shape = ({ layers, info }: Line) => `${layers} layers, ${threads(info.threads)}`;
-  const threads = (count: number) => `${count} thread${count === 1 ? "" : "s"}`;
+  const plural = (count: number, what: string) => `${count} ${what}${count === 1 ? "" : "s"}`;
+  const layersOf = ({ layers }: Line) => plural(layers, "layer");
+  const shape = (line: Line) => `${layersOf(line)}, ${plural(line.info.threads, "thread")}`;
   const kind = (line: Line) => [line.layers, line.info.threads, line.context, line.tokens].join();
   const rival = (line: Line, name: string, value: number) => [
     { name: "hybridseek", value: line.oursTokensPerSecond },
@@ -72,11 +73,11 @@ function groups(): Group[] {
       bars: rival(line, "node-llama-cpp", line.nodeLlamaCppTokensPerSecond),
     })),
     ...newest("browser", ({ layers, work }) => `${layers} ${work}`).map((line) => ({
-      label: `${line.work} in Chromium, ${line.layers} layers`,
+      label: `${line.work} in Chromium, ${layersOf(line)}`,
       bars: rival(line, "wllama (Chromium)", line.wllamaTokensPerSecond),
     })),
     ...newest("ort", ({ layers }) => String(layers)).map((line) => ({
-      label: `decode, same file, ${line.layers} layers`,
+      label: `decode, same weights, ${layersOf(line)}`,
       bars: rival(line, "onnxruntime-node", line.ortTokensPerSecond),
     })),
   ];
