@@ -51,6 +51,7 @@ function groups(): Group[] {
   const layersOf = ({ layers }: Line) => plural(layers, "layer");
   const shape = (line: Line) => `${layersOf(line)}, ${plural(line.info.threads, "thread")}`;
   const kind = (line: Line) => [line.layers, line.info.threads, line.context, line.tokens].join();
+  const work = ({ layers, work, topK }: Line) => [layers, work, topK].join();
   const rival = (line: Line, name: string, value: number) => [
     { name: "hybridseek", value: line.oursTokensPerSecond },
     { name, value },
@@ -64,15 +65,11 @@ function groups(): Group[] {
       label: `prompt of ${line.tokens}, ${shape(line)}`,
       bars: bars(line),
     })),
-    ...newest("node_llama_cpp", ({ layers, work, topK }) => [layers, work, topK].join()).map((
-      line,
-    ) => ({
-      label: `${line.work}${
-        line.topK ? ` of top ${line.topK}` : ""
-      } in Deno, ${line.layers} layers`,
+    ...newest("node_llama_cpp", work).map((line) => ({
+      label: `${line.work} in Deno${line.topK ? `, top ${line.topK}` : ""}, ${layersOf(line)}`,
       bars: rival(line, "node-llama-cpp", line.nodeLlamaCppTokensPerSecond),
     })),
-    ...newest("browser", ({ layers, work }) => `${layers} ${work}`).map((line) => ({
+    ...newest("browser", work).map((line) => ({
       label: `${line.work} in Chromium, ${layersOf(line)}`,
       bars: rival(line, "wllama (Chromium)", line.wllamaTokensPerSecond),
     })),
