@@ -188,11 +188,10 @@ function planExpertsOnDemand(
   const { limits, program, sizes } = compile(graph, spec, options, threads, true);
   const { experts } = program;
   const least = expertsAtOnce(experts);
-  const stagedBytes = Math.max(0, ...experts.map(({ stagedBytes }) => stagedBytes)) * least;
-  sizes.stagingBytes = Math.max(sizes.stagingBytes, stagedBytes);
+  const stagingBytes = Math.max(0, ...experts.map(({ stagedBytes }) => stagedBytes)) * least;
   const placeBytes = Math.max(0, ...experts.map(({ packed }) => packed.gateUp + packed.down));
   const planWith = (count: number) =>
-    planMemory(program, threads, { ...sizes, pool: { count, placeBytes } });
+    planMemory(program, threads, { ...sizes, pool: { count, placeBytes, stagingBytes } });
   const { maxPages } = BUILDS[options.build ?? bestBuild(true, Infinity)];
   const granted = Math.min(options.memoryBytes, maxPages * PAGE_BYTES);
   const rest = Math.floor(granted / PAGE_BYTES) * PAGE_BYTES - planWith(0).endBytes;
@@ -228,7 +227,7 @@ function compile(
   const program = compileProgram(graph, { limits, threads, cacheType, expertsOnDemand }, engine);
   const sizes = {
     teamBytes: engine.team_bytes(),
-    stagingBytes: stagingBytes(program.loads, engine),
+    stagingBytes: stagingBytes(program.loads, engine, threads),
   };
   return { limits, program, sizes };
 }
