@@ -10,6 +10,7 @@ import { openWasmBackend } from "./backend/wasm/wasm_backend.ts";
 import { InvalidArgumentError, InvalidFileError } from "./errors.ts";
 import { embeddedModel } from "./files/embedded_model.ts";
 import { ModelPackage } from "./files/model_package.ts";
+import type { ModelLocation } from "./files/open_source.ts";
 import {
   type GenerationConfig,
   parseEosTokenIds,
@@ -84,12 +85,12 @@ export interface OpenedModel {
 /**
  * Opens a package. See {@linkcode LLM.open}.
  *
- * @param location Its path or address; the embedded model by default.
+ * @param location Where it is; the embedded model by default.
  * @param options Backend and sizes.
  * @returns The parts; the caller closes the backend and frees the tokenizer.
  */
 export async function openModel(
-  location: string | URL | undefined,
+  location: ModelLocation | undefined,
   options: OpenOptions,
 ): Promise<OpenedModel> {
   const { verify, signal } = options;

@@ -12,7 +12,7 @@ import {
   parseManifest,
 } from "./manifest.ts";
 import type { FileSource } from "./file_source.ts";
-import { openSource } from "./open_source.ts";
+import { type ModelLocation, openSource } from "./open_source.ts";
 import { sha256, toHex } from "./sha256.ts";
 
 /** Chunks that are kept because the next read may want the rest of them. */
@@ -47,13 +47,13 @@ export class ModelPackage {
   /**
    * Opens a package.
    *
-   * @param location Its folder's path or address.
+   * @param location Where it is.
    * @param options Verification, abort.
    * @returns The package; only its manifest has been read.
    * @throws {InvalidFileError} If there is none or its manifest is malformed.
    */
   static async open(
-    location: string | URL,
+    location: ModelLocation,
     options: OpenPackageOptions = {},
   ): Promise<ModelPackage> {
     const source = openSource(location);
