@@ -71,13 +71,15 @@ listen(async ({ module, memory, stack, thread, wide, job, alone }) => {
 });`;
 /** The worker's end of the line where workers are those of Node. */
 const NODE_PORT = `import { parentPort as port } from "node:worker_threads";
-import { createHash } from "node:crypto";
 const listen = (receive) => port.on("message", receive);
-const sha256 = (bytes) => new Uint8Array(createHash("sha256").update(bytes).digest());`;
+const sha256 = async (bytes) => {
+  const { createHash } = await import("node:crypto"); // takes shared memory, unlike the web's
+  return new Uint8Array(createHash("sha256").update(bytes).digest());
+};`;
 /** The same where they are those of the web. */
 const WEB_PORT = `const port = globalThis;
 const listen = (receive) => port.onmessage = ({ data }) => receive(data);
-const sha256 = async (bytes) => // which takes no shared memory
+const sha256 = async (bytes) =>
   new Uint8Array(await crypto.subtle.digest("SHA-256", bytes.slice()));`;
 
 /** Not written into the import, so that bundlers for browsers leave it alone. */
