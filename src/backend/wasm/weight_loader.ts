@@ -129,15 +129,16 @@ export async function loadWeights(
 
   const arrived: Promise<void>[] = [];
   const packed: Promise<void>[] = [];
+  const begin = (list: Promise<void>[], promise: Promise<void>) => {
+    promise.catch(() => {}); // reported when it is awaited
+    list.push(promise);
+  };
   try {
     for (let i = 0; i < chunks.length; i++) {
       const before = i - slots.count; // the chunk that had the slot
       if (before >= 0) await Promise.all([packed[before], arrived[before + 1]]);
-      for (const [promises, begin] of [[arrived, arrive], [packed, pack]] as const) {
-        const promise = begin(i);
-        promise.catch(() => {}); // reported when it is awaited
-        promises.push(promise);
-      }
+      begin(arrived, arrive(i));
+      begin(packed, pack(i));
     }
     await Promise.all(packed);
   } finally {
