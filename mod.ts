@@ -20,6 +20,8 @@ export type { EngineBuild } from "./src/backend/wasm/engine_module.ts";
 export type { CacheType } from "./src/backend/wasm/opcodes.ts";
 export type { FinishReason } from "./src/engine/generation.ts";
 export * from "./src/errors.ts";
+export type { DirectoryHandle } from "./src/files/handle_source.ts";
+export type { ModelLocation } from "./src/files/open_source.ts";
 export * from "./src/inspect.ts";
 export * from "./src/llm.ts";
 export type { CacheSpec, ModelSpec } from "./src/model_spec.ts";

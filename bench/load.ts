@@ -1,68 +1,96 @@
 /**
- * `deno task bench:load --package <folder>`: opening a package with and without verification, each in a
- * fresh process, against reading the same files and against hashing them on one thread.
+ * `deno task bench:load --package <folder>`: opening a package with and without verification and with pages
+ * of both sizes, each in a fresh process, against reading the same files, hashing on all threads, and writing
+ * as much fresh memory. The files should fit the page cache.
  * @module
  */
-import { createHash } from "node:crypto";
 import { CHUNK_BYTES } from "../src/files/manifest.ts";
 import { benchCommand, type BenchOptions, openOptions } from "./options.ts";
 import { packageFacts } from "./package_facts.ts";
+import { type FirstTouch, probeFirstTouch } from "./probes/probe.ts";
 import { Results } from "./results.ts";
 import { median } from "./statistics.ts";
 import { timeOurs } from "./timing.ts";
 
-/** Reads every data file of a package. @returns Seconds, and the bytes read. */
-function readAll(folder: string, use: (chunk: Uint8Array) => void = () => {}) {
+/** Chunks that each thread hashes to be timed. */
+const HASHED_CHUNKS = 64;
+
+/** Reads every data file of a package on one thread. @returns Bytes a second. */
+function readRate(folder: string): number {
   const buffer = new Uint8Array(CHUNK_BYTES);
   const begun = performance.now();
   let bytes = 0;
   for (const { name } of Deno.readDirSync(folder)) {
     if (!name.endsWith(".data")) continue;
     using file = Deno.openSync(`${folder}/${name}`);
-    for (let count; (count = file.readSync(buffer)) !== null;) {
-      use(buffer.subarray(0, count));
-      bytes += count;
-    }
+    for (let count; (count = file.readSync(buffer)) !== null;) bytes += count;
   }
-  return { seconds: (performance.now() - begun) / 1e3, bytes };
+  return bytes / (performance.now() - begun) * 1e3;
+}
+
+/** Hashes memory on all threads. @returns Bytes a second, all together. */
+async function hashRate(threads: number): Promise<number> {
+  const url = new URL("workers/hash.ts", import.meta.url);
+  const workers = Array.from({ length: threads }, () => new Worker(url, { type: "module" }));
+  const answers = () =>
+    Promise.all(workers.map((worker) => new Promise((resolve) => worker.onmessage = resolve)));
+  await answers(); // they have started
+  const begun = performance.now();
+  const done = answers();
+  for (const worker of workers) worker.postMessage(HASHED_CHUNKS);
+  await done;
+  const seconds = (performance.now() - begun) / 1e3;
+  for (const worker of workers) worker.terminate();
+  return threads * HASHED_CHUNKS * CHUNK_BYTES / seconds;
 }
 
 await benchCommand("load", "Time opening a package.")
   .action(async (options: BenchOptions) => {
     const facts = await packageFacts(options.package);
+    const threads = options.threads ?? navigator.hardwareConcurrency;
     const results = await Results.begin("load", {});
-    readAll(options.package); // into the page cache, where it fits
+    readRate(options.package); // into the page cache
     for (const verify of [false, true]) {
-      const loads: number[] = [];
-      const reads: number[] = [];
-      const hashes: number[] = [];
-      let peakBytes = 0;
-      for (let round = 0; round < options.rounds; round++) {
-        reads.push(readAll(options.package).seconds);
-        if (verify) {
-          const digest = (chunk: Uint8Array) => createHash("sha256").update(chunk).digest();
-          hashes.push(readAll(options.package, digest).seconds);
+      for (const hugePages of [false, true]) {
+        const loads: number[] = [];
+        const reads: number[] = [];
+        const hashes: number[] = [];
+        let peakBytes = 0;
+        const touches: FirstTouch[] = [];
+        for (let round = 0; round < options.rounds; round++) {
+          reads.push(readRate(options.package));
+          hashes.push(await hashRate(threads));
+          const touched = await probeFirstTouch(threads, facts.weightBytes);
+          if (touched) touches.push(touched);
+          const timing = await timeOurs({
+            package: options.package,
+            options: { ...openOptions(options), verify, hugePages },
+            ...{ work: "decode", size: 1, count: 1 },
+          });
+          loads.push(facts.weightBytes / timing.loadSeconds);
+          peakBytes = Math.max(peakBytes, timing.peakBytes!);
         }
-        const open = { ...openOptions(options), verify };
-        const work = { work: "decode" as const, size: 1, count: 1 };
-        const timing = await timeOurs({ package: options.package, options: open, ...work });
-        loads.push(timing.loadSeconds);
-        peakBytes = Math.max(peakBytes, timing.peakBytes!);
+        const [load, read, hash] = [loads, reads, hashes].map(median) as [number, number, number];
+        results.add({
+          layers: facts.layers,
+          weights: facts.weights,
+          ...{ verify, hugePages, threads, weightBytes: facts.weightBytes },
+          loadSeconds: facts.weightBytes / load,
+          loadGBps: load / 1e9,
+          readGBps: read / 1e9,
+          hashGBps: hash / 1e9,
+          ...touches.length > 0
+            ? {
+              touchGBps: median(
+                touches.map((rates) => rates[hugePages ? "touchGBps2M" : "touchGBps4K"]),
+              ),
+            }
+            : {},
+          shareOfLimit: load / (verify ? Math.min(read, hash) : read),
+          peakBytes,
+          peakByWeights: peakBytes / facts.weightBytes,
+        });
       }
-      const rate = (seconds: number[]) => facts.weightBytes / median(seconds) / 1e9;
-      results.add({
-        layers: facts.layers,
-        weights: facts.weights,
-        verify,
-        weightBytes: facts.weightBytes,
-        loadSeconds: median(loads),
-        loadGBps: rate(loads),
-        readGBps: rate(reads),
-        ...(verify ? { readAndHashGBps: rate(hashes) } : {}),
-        shareOfRead: median(reads) / median(loads),
-        peakBytes,
-        peakByWeights: peakBytes / facts.weightBytes,
-      });
     }
   })
   .parseAsync(Deno.args, { from: "user" });

@@ -6,6 +6,7 @@ import { planWasmBackend } from "./backend/wasm/wasm_backend.ts";
 import { InvalidArgumentError } from "./errors.ts";
 import { embeddedModel } from "./files/embedded_model.ts";
 import { ModelPackage } from "./files/model_package.ts";
+import type { ModelLocation } from "./files/open_source.ts";
 import { modelSpec } from "./model_spec.ts";
 import { bytesPerElement, type DataType } from "./onnx/data_type.ts";
 import { type GraphModel, type GraphNode, readModel } from "./onnx/read_model.ts";
@@ -63,7 +64,7 @@ export interface PackageReport {
 /**
  * Reads what a package holds.
  *
- * @param location Its folder or address; the embedded model by default.
+ * @param location Where it is; the embedded model by default.
  * @param options `contextLength`: tokens to count memory for, 1 to the model's own (the default).
  * @returns The report.
  * @throws {InvalidFileError} If it is no package, or damaged.
@@ -78,7 +79,7 @@ export interface PackageReport {
  * ```
  */
 export async function inspectPackage(
-  location?: string | URL,
+  location?: ModelLocation,
   options: { contextLength?: number } = {},
 ): Promise<PackageReport> {
   const model = await ModelPackage.open(location ?? embeddedModel());

@@ -6,6 +6,7 @@ import type { BackendInfo, ExpertStats } from "./backend/backend.ts";
 import { Completion, type CompletionListener } from "./completion.ts";
 import { Engine } from "./engine/engine.ts";
 import { InvalidArgumentError, UnsupportedError } from "./errors.ts";
+import type { ModelLocation } from "./files/open_source.ts";
 import type { GenerationConfig } from "./generation_config.ts";
 import type { ModelSpec } from "./model_spec.ts";
 import { type OpenedModel, openModel, type OpenOptions } from "./open_model.ts";
@@ -73,7 +74,8 @@ export class LLM {
   /**
    * Opens a package, the folder that `hybridseek export` writes.
    *
-   * @param location Its path or address; the model that comes with the library by default.
+   * @param location Its path or address, in a browser also a directory's handle; the model that comes with
+   *   the library by default.
    * @param options Backend and sizes.
    * @returns The model; close it when it is no longer needed.
    * @throws {InvalidFileError} If a file is missing, malformed or damaged.
@@ -81,7 +83,7 @@ export class LLM {
    * @throws {UnsupportedError} If the backend can not run the graph, or is not installed.
    * @throws {CapacityError} If it does not fit the memory.
    */
-  static async open(location?: string | URL, options: OpenOptions = {}): Promise<LLM> {
+  static async open(location?: ModelLocation, options: OpenOptions = {}): Promise<LLM> {
     return new LLM(await openModel(location, options));
   }
 

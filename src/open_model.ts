@@ -10,6 +10,7 @@ import { openWasmBackend } from "./backend/wasm/wasm_backend.ts";
 import { InvalidArgumentError, InvalidFileError } from "./errors.ts";
 import { embeddedModel } from "./files/embedded_model.ts";
 import { ModelPackage } from "./files/model_package.ts";
+import type { ModelLocation } from "./files/open_source.ts";
 import {
   type GenerationConfig,
   parseEosTokenIds,
@@ -42,6 +43,12 @@ export interface OpenOptions {
    * {@linkcode LLM.expertStats}.
    */
   memoryBytes?: number;
+  /**
+   * For `wasm` on Linux: the system is asked for pages of 2 MB, which are faster to load and to read. By
+   * default only in Deno where FFI is allowed already (`--allow-ffi`); `true` asks in Bun and Node 26, too, and
+   * is refused where it can not be done.
+   */
+  hugePages?: boolean;
   /** For `wasm`: how the cache is stored, `f32` (the default), `bf16` or `int8`. */
   cacheType?: CacheType;
   /** Most tokens of a sequence, 1 to the model's own; that, but at most 8192, by default. */
@@ -78,12 +85,12 @@ export interface OpenedModel {
 /**
  * Opens a package. See {@linkcode LLM.open}.
  *
- * @param location Its path or address; the embedded model by default.
+ * @param location Where it is; the embedded model by default.
  * @param options Backend and sizes.
  * @returns The parts; the caller closes the backend and frees the tokenizer.
  */
 export async function openModel(
-  location: string | URL | undefined,
+  location: ModelLocation | undefined,
   options: OpenOptions,
 ): Promise<OpenedModel> {
   const { verify, signal } = options;
@@ -98,8 +105,8 @@ export async function openModel(
     const sizes = checkSizes(spec, options);
     const tokenizer = await openTokenizer(model);
     const { ort, onProgress: onLoaded } = options;
-    const { build, threads, memoryBytes, cacheType, onPlan } = options;
-    const wasm = { build, threads, memoryBytes, cacheType, onPlan, onLoaded };
+    const { build, threads, memoryBytes, hugePages, cacheType, onPlan } = options;
+    const wasm = { build, threads, memoryBytes, hugePages, cacheType, onPlan, onLoaded };
     try {
       const config = await openGenerationConfig(model, tokenizer?.eosTokenId, options);
       const backend = options.backend === "ort"

@@ -1,5 +1,5 @@
 /**
- * The limits of this machine, measured by a C program that is compiled when it is needed.
+ * The limits of this machine, measured by C programs that are compiled when they are needed.
  * @module
  */
 
@@ -22,13 +22,39 @@ export interface Limits {
  * @returns The limits; `undefined` without a C compiler, which is said on standard error.
  */
 export async function probeLimits(threads: number): Promise<Limits | undefined> {
+  return await probe("probe", [threads]) as Limits | undefined;
+}
+
+/** How fast fresh memory is written. */
+export interface FirstTouch {
+  /** With pages of 4 KB, 10^9 bytes a second. */
+  touchGBps4K: number;
+  /** The same with pages of 2 MB where the system grants them. */
+  touchGBps2M: number;
+}
+
+/**
+ * Measures how fast memory is written for the first time.
+ *
+ * @param threads How many threads.
+ * @param bytes How much.
+ * @returns The rates; `undefined` without a C compiler, which is said on standard error.
+ */
+export async function probeFirstTouch(
+  threads: number,
+  bytes: number,
+): Promise<FirstTouch | undefined> {
+  return await probe("first_touch", [threads, bytes]) as FirstTouch | undefined;
+}
+
+async function probe(name: string, args: number[]): Promise<unknown> {
   const folder = await Deno.makeTempDir({ prefix: "hybridseek-probe-" });
   try {
-    const source = new URL("probe.c", import.meta.url).pathname;
-    const program = `${folder}/probe`;
+    const source = new URL(`${name}.c`, import.meta.url).pathname;
+    const program = `${folder}/${name}`;
     const flags = ["-O3", "-march=native", "-pthread"];
     await run("gcc", [...flags, source, "-o", program]);
-    return JSON.parse(await run(program, [String(threads)]));
+    return JSON.parse(await run(program, args.map(String)));
   } catch (error) {
     console.error(`No limits are shown: ${(error as Error).message}`);
     return undefined;

@@ -182,6 +182,8 @@ class OrtBackend implements Backend {
       build: "function bodies",
       threads: 0,
       threadsReason: "ONNX Runtime chooses by itself",
+      hugePages: false,
+      hugePagesReason: "ONNX Runtime takes its own memory",
       cacheType: "f32",
       verified,
       bytes: { cache: spec.cacheBytesPerToken * cacheTokens },

@@ -1,21 +1,25 @@
 /**
- * Ctrl-C: the first stops what is running, in order; the second ends the program at once.
+ * Ctrl-C and SIGTERM: the first stops what is running, in order; the second ends the program at once.
  * @module
  */
 import process from "node:process";
 
-let stopped = false;
+/** Exit codes, as shells use them: 128 and the signal's number. */
+const EXIT_CODES = { SIGINT: 130, SIGTERM: 143 } as const;
 
-/** Whether Ctrl-C has ended the command. @returns True if so. */
-export function interrupted(): boolean {
-  return stopped;
+let exitCode: number | undefined;
+
+/** Whether a signal has ended the command. @returns The exit code that says so, else `undefined`. */
+export function interrupted(): number | undefined {
+  return exitCode;
 }
 
 /**
- * Runs work that Ctrl-C stops.
+ * Runs work that Ctrl-C and SIGTERM stop.
  *
- * @param work Given the signal that Ctrl-C aborts.
- * @param ends Whether Ctrl-C ends the whole command (the exit code says so), or only this work.
+ * @param work Given the signal that they abort.
+ * @param ends Whether Ctrl-C ends the whole command (the exit code says so), or only this work; then SIGTERM
+ *   ends the program at once.
  * @returns The work's result; `undefined` if it was stopped.
  */
 export async function interruptible<T>(
@@ -23,18 +27,24 @@ export async function interruptible<T>(
   ends = true,
 ): Promise<T | undefined> {
   const controller = new AbortController();
-  const onInterrupt = () => {
-    if (controller.signal.aborted) process.exit(130);
-    controller.abort();
-  };
-  process.on("SIGINT", onInterrupt);
+  let code: number | undefined;
+  const names = ends ? ["SIGINT", "SIGTERM"] as const : ["SIGINT"] as const;
+  const listeners = names.map((name) => {
+    const listener = () => {
+      code = EXIT_CODES[name];
+      if (controller.signal.aborted) process.exit(code);
+      controller.abort();
+    };
+    return [name, listener] as const;
+  });
+  for (const [name, listener] of listeners) process.on(name, listener);
   try {
     return await work(controller.signal);
   } catch (error) {
-    if (!controller.signal.aborted) throw error;
-    stopped ||= ends;
+    if (code === undefined) throw error;
+    if (ends) exitCode ??= code;
     return undefined;
   } finally {
-    process.off("SIGINT", onInterrupt);
+    for (const [name, listener] of listeners) process.off(name, listener);
   }
 }

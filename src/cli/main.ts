@@ -15,17 +15,16 @@ import { addGenerateCommand } from "./generate_command.ts";
 import { addInspectCommand } from "./inspect_command.ts";
 import { interrupted } from "./interrupt.ts";
 
-/** Exit codes, as shells use them: 130 is 128 + SIGINT, 141 is 128 + SIGPIPE. */
+/** Exit codes, as shells use them: 141 is 128 + SIGPIPE. */
 const FAILED = 1;
 const MISUSED = 2;
-const INTERRUPTED = 130;
 const UNREAD = 141;
 
 /**
  * Runs the command line.
  *
  * @param args Arguments after the program's name.
- * @returns The exit code: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
+ * @returns The exit code: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C, 143 by SIGTERM.
  */
 export async function main(args: readonly string[]): Promise<number> {
   const program = new Command("hybridseek")
@@ -40,10 +39,11 @@ export async function main(args: readonly string[]): Promise<number> {
   addBenchCommand(program);
   try {
     await program.parseAsync([...args], { from: "user" });
-    return interrupted() ? INTERRUPTED : 0;
+    return interrupted() ?? 0;
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : MISUSED;
-    if (interrupted()) return INTERRUPTED;
+    const stopped = interrupted();
+    if (stopped !== undefined) return stopped;
     if (!(error instanceof HybridseekError)) throw error;
     process.stderr.write(`error: ${error.message}\n`);
     return FAILED;

@@ -23,6 +23,8 @@ export interface ModelOptions {
   threads?: number;
   /** Memory that may be taken, bytes. */
   memory?: number;
+  /** Whether the memory has huge pages. */
+  hugePages?: boolean;
   /** How the cache is stored. */
   cacheType?: CacheType;
   /** Compare files with their hashes. */
@@ -83,6 +85,8 @@ export function addModelOptions(command: Command): Command {
       number,
     )
     .option("--threads <count>", "how many compute (default: one per core)", number)
+    .option("--huge-pages", "refuse to do without pages of 2 MB (default: where FFI is allowed)")
+    .option("--no-huge-pages", "do not ask the system for them")
     .option("--memory <size>", "take no more than this, for example 4GB", byteSize)
     .addOption(
       new Option("--cache-type <type>", "how the cache is stored (default: f32)")
@@ -129,6 +133,7 @@ export async function openModel(options: ModelOptions, signal: AbortSignal): Pro
       contextLength: options.context,
       threads: options.threads,
       memoryBytes: options.memory,
+      hugePages: options.hugePages,
       cacheType: options.cacheType,
       onPlan: options.model === undefined ? undefined : print,
       verify: options.verify,
@@ -155,12 +160,15 @@ export async function closeModel(llm: LLM): Promise<void> {
 
 /** What will be taken, in a line: "wasm (simd), 1 thread (…): 20 MiB: weights 6 MiB, …". */
 function planText(info: BackendInfo) {
-  const { backend, build, threads, threadsReason, cacheType, verified, bytes } = info;
+  const { backend, build, threads, threadsReason, hugePages, cacheType, verified, bytes } = info;
   const total = Object.values(bytes).reduce((sum, part) => sum + part, 0);
   const parts = Object.entries(bytes).map(([part, size]) =>
     `${part}${part === "cache" ? ` (${cacheType})` : ""} ${sizeText(size)}`
   );
   const count = `${threads} thread${threads === 1 ? "" : "s"} (${threadsReason})`;
+  const pages = hugePages ? "; in huge pages" : "";
   const unverified = verified ? "" : "; files are not compared with their hashes";
-  return `${backend} (${build}), ${count}: ${sizeText(total)}: ${parts.join(", ")}${unverified}`;
+  return `${backend} (${build}), ${count}: ${sizeText(total)}: ${
+    parts.join(", ")
+  }${pages}${unverified}`;
 }

@@ -12,7 +12,8 @@ import {
   parseManifest,
 } from "./manifest.ts";
 import type { FileSource } from "./file_source.ts";
-import { openSource } from "./open_source.ts";
+import { type ModelLocation, openSource } from "./open_source.ts";
+import { sha256, toHex } from "./sha256.ts";
 
 /** Chunks that are kept because the next read may want the rest of them. */
 const KEPT_CHUNKS = 3;
@@ -35,8 +36,6 @@ export class ModelPackage {
   readonly #chunks = new Map<string, Uint8Array<ArrayBuffer>>();
   /** Slabs that have been compared with their hashes. */
   readonly #comparedSlabs = new Set<string>();
-  /** Memory of chunks that have been compared, for the next ones. */
-  readonly #spare: Uint8Array<ArrayBuffer>[] = [];
 
   private constructor(source: FileSource, manifest: Manifest, options: OpenPackageOptions) {
     this.manifest = manifest;
@@ -48,13 +47,13 @@ export class ModelPackage {
   /**
    * Opens a package.
    *
-   * @param location Its folder's path or address.
+   * @param location Where it is.
    * @param options Verification, abort.
    * @returns The package; only its manifest has been read.
    * @throws {InvalidFileError} If there is none or its manifest is malformed.
    */
   static async open(
-    location: string | URL,
+    location: ModelLocation,
     options: OpenPackageOptions = {},
   ): Promise<ModelPackage> {
     const source = openSource(location);
@@ -136,22 +135,25 @@ export class ModelPackage {
    *
    * @param name The file.
    * @param index The chunk.
-   * @param into Filled with its first bytes, as many as fit; may be shared memory.
+   * @param wanted How many of its bytes are wanted at least.
+   * @param into Room for a chunk; may be shared memory.
+   * @param hash Hashes what is there.
    * @throws {InvalidFileError} If it is missing, shorter, or not what was exported.
    */
-  async readChunk(name: string, index: number, into: Uint8Array): Promise<void> {
+  async readChunk(
+    name: string,
+    index: number,
+    wanted: number,
+    into: Uint8Array,
+    hash: (bytes: Uint8Array) => Promise<Uint8Array>,
+  ): Promise<void> {
     const file = this.#file(name);
     const offset = index * CHUNK_BYTES;
-    this.checkRange(name, offset, into.length);
-    const { signal } = this.#options;
-    if (!this.verifies) return await this.#source.readInto(name, offset, into, signal);
-    // Hashes are not taken of shared memory.
-    const whole = this.#spare.pop() ?? new Uint8Array(CHUNK_BYTES);
-    const chunk = whole.subarray(0, Math.min(CHUNK_BYTES, file.bytes - offset));
-    await this.#source.readInto(name, offset, chunk, signal);
-    await this.#compare(name, offset, chunk, file.sha256[index]!);
-    into.set(chunk.subarray(0, into.length));
-    this.#spare.push(whole);
+    this.checkRange(name, offset, wanted);
+    const bytes = this.verifies ? Math.min(CHUNK_BYTES, file.bytes - offset) : wanted;
+    const chunk = into.subarray(0, bytes);
+    await this.#source.readInto(name, offset, chunk, this.#options.signal);
+    if (this.verifies) this.#compare(name, offset, await hash(chunk), file.sha256[index]!);
   }
 
   /**
@@ -190,7 +192,7 @@ export class ModelPackage {
     }
     const slab = new Uint8Array(into.length); // hashes are not taken of shared memory
     await this.#source.readInto(file, offset, slab, signal);
-    await this.#compare(file, offset, slab, want);
+    this.#compare(file, offset, await sha256(slab), want);
     this.#comparedSlabs.add(key);
     into.set(slab);
   }
@@ -233,7 +235,6 @@ export class ModelPackage {
   /** Closes open files. */
   async close(): Promise<void> {
     this.#chunks.clear();
-    this.#spare.length = 0;
     await this.#source.close();
   }
 
@@ -256,7 +257,7 @@ export class ModelPackage {
     const offset = index * CHUNK_BYTES;
     const length = Math.min(CHUNK_BYTES, bytes - offset);
     const chunk = await this.#source.read(name, offset, length, this.#options.signal);
-    await this.#compare(name, offset, chunk, file.sha256[index]!);
+    this.#compare(name, offset, await sha256(chunk), file.sha256[index]!);
     this.#chunks.set(key, chunk);
     for (const oldest of this.#chunks.keys()) {
       if (this.#chunks.size <= KEPT_CHUNKS) break;
@@ -265,22 +266,13 @@ export class ModelPackage {
     return chunk;
   }
 
-  async #compare(
-    name: string,
-    offset: number,
-    bytes: Uint8Array<ArrayBuffer>,
-    want: string,
-  ): Promise<void> {
-    const hash = toHex(new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)));
-    if (hash === want) return;
+  #compare(name: string, offset: number, hash: Uint8Array, want: string): void {
+    const is = toHex(hash);
+    if (is === want) return;
     throw new InvalidFileError(
       name,
-      `Cannot use ${name} in ${this.address}: its bytes from ${offset} on have the sha256 ${hash}, ` +
+      `Cannot use ${name} in ${this.address}: its bytes from ${offset} on have the sha256 ${is}, ` +
         `not ${want} as exported: the file is damaged; get it anew.`,
     );
   }
-}
-
-function toHex(bytes: Uint8Array): string {
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

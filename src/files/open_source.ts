@@ -1,26 +1,37 @@
 /**
- * Where the files of a package are: a folder, or an address on the web.
+ * Where the files of a package are: a folder, an address on the web, or a folder that a browser has a handle
+ * of.
  * @module
  */
 import { InvalidArgumentError, InvalidFileError } from "../errors.ts";
 import type { FileSource } from "./file_source.ts";
 import { FolderSource } from "./folder_source.ts";
+import { type DirectoryHandle, HandleSource } from "./handle_source.ts";
 import { UrlSource } from "./url_source.ts";
+
+/**
+ * Where a package is: a folder's path, a `file:`, `http:` or `https:` address of one, or in a browser the handle
+ * of one, for example of `navigator.storage.getDirectory()`.
+ */
+export type ModelLocation = string | URL | DirectoryHandle;
 
 /**
  * The source for a location.
  *
- * @param location A folder's path, or a `file:`, `http:` or `https:` address of one.
+ * @param location Where the package is.
  * @returns The source; nothing is read yet.
  * @throws {InvalidFileError} If an address is of another kind.
- * @throws {InvalidArgumentError} If it is neither a path nor an address.
+ * @throws {InvalidArgumentError} If it is neither a path, an address nor a handle.
  */
-export function openSource(location: string | URL): FileSource {
+export function openSource(location: ModelLocation): FileSource {
+  if (typeof (location as DirectoryHandle)?.getFileHandle === "function") {
+    return new HandleSource(location as DirectoryHandle);
+  }
   // A drive letter is no scheme: schemes have at least two letters here.
   if (typeof location === "string" && !/^[a-z][a-z0-9+.-]+:\/\//i.test(location)) {
     return new FolderSource(location);
   }
-  const url = addressOf(location);
+  const url = addressOf(location as string | URL);
   if (url.protocol === "http:" || url.protocol === "https:") return new UrlSource(url);
   if (url.protocol === "file:") return new FolderSource(pathOf(url));
   throw new InvalidFileError(

@@ -2,6 +2,12 @@
  * The command line as a user meets it: a process of its own, with its output and exit code.
  */
 import { strict as assert } from "node:assert";
+import {
+  checkpointOf,
+  safetensorsOf,
+  tinyConfig,
+  tinyTensors,
+} from "../export/checkpoint_files.ts";
 import { checkpointFolder, temporaryPath } from "../packages.ts";
 import { needsShared } from "../shared.ts";
 
@@ -196,6 +202,31 @@ Deno.test("Ctrl-C ends a text cleanly: what was written stays, the exit code is 
   assert.equal(stderr, "");
   assert(text.startsWith(STORY) && text.endsWith("\n"));
 });
+
+for (const [signal, want] of [["SIGINT", 130], ["SIGTERM", 143]] as const) {
+  Deno.test(`${signal} ends an export and leaves nothing behind`, async () => {
+    const vocabulary = 2 ** 20; // rows enough to be stopped at
+    const large = { shape: [vocabulary, 8], values: new Float32Array(vocabulary * 8) };
+    const tensors = new Map([
+      ...tinyTensors(),
+      ...["model.embed_tokens.weight", "lm_head.weight"].map((name) => [name, large] as const),
+    ]);
+    const checkpoint = await checkpointOf({
+      "config.json": { ...tinyConfig, vocab_size: vocabulary },
+      "model.safetensors": safetensorsOf(tensors),
+    });
+    const parent = temporaryPath("exports");
+    await Deno.mkdir(parent);
+    const present = () => Array.from(Deno.readDirSync(parent), ({ name }) => name);
+    const child = command(["export", checkpoint, `${parent}/package`], "null");
+    while (present().length === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+    assert.match(present()[0]!, /^\.package\.partial-/);
+    child.kill(signal);
+    const { code, stderr } = await child.output();
+    assert.equal(code, want, new TextDecoder().decode(stderr));
+    assert.deepEqual(present(), []);
+  });
+}
 
 Deno.test("a named model's memory is printed before it is loaded, and --memory bounds it", async () => {
   const model = new URL("../../models/reference", import.meta.url).pathname;

@@ -126,6 +126,7 @@ Deno.test("threads, builds, cacheType and memoryBytes that can not be are refuse
       ["memoryBytes", 0],
       ["memoryBytes", NaN],
       ["memoryBytes", "4GB"],
+      ["hugePages", "yes"],
       ["build", "x"],
       ["build", "toString"],
       ["cacheType", "f16"],

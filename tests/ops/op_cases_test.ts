@@ -142,7 +142,7 @@ async function runKernels(
   const program = compileProgram(graph, options, engine);
   const plan = planMemory(program, options.threads, {
     teamBytes: engine.team_bytes(),
-    stagingBytes: stagingBytes(program.loads, engine),
+    stagingBytes: stagingBytes(program.loads, engine, options.threads),
   });
   const team = build.startsWith("threads") || build === "memory64"
     ? await WorkerTeam.start(options.threads)
@@ -152,8 +152,8 @@ async function runKernels(
   // Whatever a kernel reads without having written it is NaN.
   new Uint32Array(buffer, plan.stacks).fill(0xffffffff);
   const source = {
-    readChunk(_: string, index: number, into: Uint8Array) {
-      into.set(data.subarray(index * CHUNK_BYTES).subarray(0, into.length));
+    readChunk(_: string, index: number, wanted: number, into: Uint8Array) {
+      into.set(data.subarray(index * CHUNK_BYTES).subarray(0, wanted));
       return Promise.resolve();
     },
   };

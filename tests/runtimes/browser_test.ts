@@ -17,10 +17,21 @@ const FLAGS = [
 
 const GENERATE = `
   import { LLM } from "./bundle.js";
-  export async function generate({ prompt, params, options }) {
+  const served = new URL("/models/reference/", location.href);
+  async function privateFolder() {
+    const root = await navigator.storage.getDirectory();
+    const folder = await root.getDirectoryHandle("reference", { create: true });
+    const { files } = await (await fetch(new URL("manifest.json", served))).json();
+    for (const { name } of [...files, { name: "manifest.json" }]) {
+      const file = await folder.getFileHandle(name, { create: true });
+      await (await fetch(new URL(name, served))).body.pipeTo(await file.createWritable());
+    }
+    return folder;
+  }
+  export async function generate({ prompt, params, options, from }) {
     const steps = [];
     const onProgress = (done, total) => steps.push(done / total);
-    const model = new URL("/models/reference/", location.href);
+    const model = from === "private" ? await privateFolder() : served;
     if (options?.memoryBytes === "least") {
       options.memoryBytes = await LLM.open(model, { ...options, memoryBytes: 1 })
         .catch(({ message }) => Number(/it needs (\\d+) MiB/.exec(message)[1]) * 2 ** 20);
@@ -49,7 +60,10 @@ function exists(path: string): boolean {
 const missing = exists(CHROMIUM) ? undefined : `no ${CHROMIUM}`;
 
 Deno.test(
-  needsRuntimes("the bundle generates Deno's text in Chromium: page, worker, threads", missing),
+  needsRuntimes(
+    "the bundle generates Deno's text in Chromium: page, worker, threads, OPFS",
+    missing,
+  ),
   async () => {
     const folder = await bundleFolder();
     await Deno.writeTextFile(`${folder}/generate.js`, GENERATE);
@@ -61,11 +75,11 @@ Deno.test(
     try {
       const page = await browser.newPage();
       await page.goto(`${server.address}/index.html`);
-      const onPage = (options: unknown) =>
+      const onPage = (options: unknown, from?: "private") =>
         page.evaluate(async (given: unknown) => {
           const { generate } = await import("/generate.js" as string);
           return await generate(given);
-        }, { ...request, options });
+        }, { ...request, options, from });
       const inWorker = await page.evaluate((given: unknown) => {
         const worker = new Worker("/worker.js", { type: "module" });
         worker.postMessage(given);
@@ -91,6 +105,14 @@ Deno.test(
         build: "threads-relaxed-simd",
         onDemand: true,
       });
+      // From the origin's private file system.
+      assert.deepEqual(await onPage({}, "private"), want);
+      assert.deepEqual(await onPage({ threads: 2, memoryBytes: "least" }, "private"), {
+        ...threaded,
+        build: "threads-relaxed-simd",
+        onDemand: true,
+      });
+      await assert.rejects(onPage({ hugePages: true }), /only Linux is asked for them/);
       // Without the headers that isolate a page there is no shared memory.
       await page.goto(`${server.address}/index.html?plain`);
       assert.deepEqual(await onPage({}), want);

@@ -1,6 +1,6 @@
 /**
- * What `deno pack` makes, installed by npm, in Node 20, Node 22 and Bun: the same text as Deno, and a command
- * line that works.
+ * What `deno pack` makes, installed by npm, in Node 20, 22 and 26 and Bun: the same text as Deno, huge pages where
+ * the runtime calls the system, and a command line that works.
  */
 import { strict as assert } from "node:assert";
 import { temporaryPath } from "../packages.ts";
@@ -8,9 +8,10 @@ import { denoOutputs, needsRuntimes, repository, request, run } from "./runtimes
 
 /** Each runtime's npm package and the program it brings. */
 const runtimes = [
-  { name: "Node 20", npm: "node@20", program: "node", build: "threads-simd" },
-  { name: "Node 22", npm: "node@22", program: "node", build: "threads-relaxed-simd" },
-  { name: "Bun", npm: "bun@1", program: "bun", build: "threads-relaxed-simd" },
+  { name: "Node 20", npm: "node@20", program: "node", build: "threads-simd", ffi: false },
+  { name: "Node 22", npm: "node@22", program: "node", build: "threads-relaxed-simd", ffi: false },
+  { name: "Node 26", npm: "node@26", program: "node", build: "threads-relaxed-simd", ffi: true },
+  { name: "Bun", npm: "bun@1", program: "bun", build: "threads-relaxed-simd", ffi: true },
 ];
 
 let tarball: Promise<string> | undefined;
@@ -21,7 +22,7 @@ function pack(): Promise<string> {
   return tarball ??= run(Deno.execPath(), args, repository).then(() => path);
 }
 
-for (const { name, npm, program, build } of runtimes) {
+for (const { name, npm, program, build, ffi } of runtimes) {
   Deno.test(needsRuntimes(`the npm package generates Deno's text in ${name}`), async () => {
     const folder = temporaryPath("project");
     await Deno.mkdir(folder);
@@ -46,14 +47,17 @@ for (const { name, npm, program, build } of runtimes) {
        const [again] = await small.generate(${JSON.stringify(prompt)}, ${JSON.stringify(params)});
        if (!(small.expertStats.evictions > 0)) throw new Error("all experts were in memory");
        await small.close();
+       const huge = await LLM.open(undefined, { hugePages: true })
+         .then((llm) => llm.info.hugePages, ({ name }) => name);
        // Not closed: workers at rest do not keep the process alive.
        const outputs = [result, same, again].map(({ outputs }) => outputs);
-       console.log(JSON.stringify([...outputs, threaded.info.build]));`,
+       console.log(JSON.stringify([...outputs, threaded.info.build, threaded.info.hugePages, huge]));`,
     );
     const binary = `${folder}/node_modules/.bin/${program}`;
     const want = await denoOutputs() as { text: string }[];
     const got = JSON.parse(await run(binary, ["generate.js"], folder));
-    assert.deepEqual(got, [want, want, want, build]);
+    const huge = Deno.build.os === "linux" && ffi ? true : "UnsupportedError";
+    assert.deepEqual(got, [want, want, want, build, false, huge]);
 
     const main = "node_modules/@hybridseek/hybridseek/src/cli/main.js";
     const args = ["generate", "-t", "0.7", "-s", "5", "-n", "40", prompt];

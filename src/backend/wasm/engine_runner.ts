@@ -3,15 +3,41 @@
  * @module
  */
 import { BackendError } from "../../errors.ts";
+import { sha256 } from "../../files/sha256.ts";
 import { type EngineBuild, instantiateEngine, isWide } from "./engine_module.ts";
 import { type MemoryPlan, outOfMemory } from "./memory_plan.ts";
 import { nextTask } from "./next_task.ts";
 import type { WorkerTeam } from "./worker_team.ts";
 
+/** Bytes that move within a memory. */
+export interface Copy {
+  /** Address of the first byte. */
+  from: number;
+  /** Where it goes. */
+  into: number;
+  /** How many. */
+  bytes: number;
+}
+
+/** A thread that works by itself while no job of all threads runs; one thing at a time. */
+export interface Lane {
+  /**
+   * Copies, then runs a job of one thread.
+   *
+   * @param copies What is copied.
+   * @param job Address of the job; `undefined`: none.
+   */
+  run(copies: readonly Copy[], job: number | undefined): Promise<void>;
+  /** Hashes a part of the memory. @param bytes A view of it. @returns Its sha256. */
+  sha256(bytes: Uint8Array): Promise<Uint8Array>;
+}
+
 /** An engine's memory and the threads that work on it. */
 export interface EngineRunner {
   /** Its memory. */
   readonly memory: WebAssembly.Memory;
+  /** Its threads, each by itself. */
+  readonly lanes: readonly Lane[];
   /**
    * Runs a job; one at a time.
    *
@@ -75,6 +101,8 @@ export async function startRunner(
 class CallerRunner implements EngineRunner {
   /** See {@linkcode EngineRunner}. */
   readonly memory: WebAssembly.Memory;
+  /** See {@linkcode EngineRunner}. */
+  readonly lanes: readonly Lane[];
   readonly #run: (job: number, thread: number) => void;
 
   /**
@@ -84,6 +112,15 @@ class CallerRunner implements EngineRunner {
   constructor(build: EngineBuild, memory: WebAssembly.Memory) {
     this.memory = memory;
     this.#run = instantiateEngine(build, memory).run;
+    const lane: Lane = {
+      run: async (copies, job) => {
+        const all = new Uint8Array(memory.buffer);
+        for (const { from, into, bytes } of copies) all.copyWithin(into, from, from + bytes);
+        if (job !== undefined) await this.run(job);
+      },
+      sha256: (bytes) => sha256(bytes as Uint8Array<ArrayBuffer>), // nobody shares the memory
+    };
+    this.lanes = [lane, lane, lane]; // the runtime hashes beside the thread: packing need not wait for it
   }
 
   /** See {@linkcode EngineRunner.run}. Timers, events and readers of the last step's tokens come first. */

@@ -56,7 +56,7 @@ export class ExpertSupply {
    * @param site Where it works.
    */
   constructor(model: ModelPackage, site: SupplySite) {
-    const { plan: { pool, staging }, memory: { buffer }, state, layers } = site;
+    const { plan: { pool }, memory: { buffer }, state, layers } = site;
     this.#model = model;
     this.#site = site;
     this.#state = new DataView(buffer, state, STATE.list);
@@ -65,7 +65,7 @@ export class ExpertSupply {
       address: pool.address + i * pool.placeBytes,
     }));
     this.#mostAtOnce = expertsAtOnce(layers);
-    this.#state.setBigUint64(STATE.staging, BigInt(staging), true);
+    this.#state.setBigUint64(STATE.staging, BigInt(pool.staging), true);
   }
 
   /** What has happened so far. */
@@ -125,7 +125,7 @@ export class ExpertSupply {
   /** Reads the stored tensors of an expert into the staging memory, as the `i`-th there. */
   async #read({ held, stored, stagedBytes }: ExpertLayer, expert: number, i: number) {
     const memory = new Uint8Array(this.#site.memory.buffer);
-    let address = this.#site.plan.staging + i * stagedBytes;
+    let address = this.#site.plan.pool.staging + i * stagedBytes;
     await Promise.all(stored.map((tensor) => {
       const bytes = tensor.bytes / held;
       const into = memory.subarray(address, address + bytes);

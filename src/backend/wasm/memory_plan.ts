@@ -18,9 +18,6 @@ const TENSOR_ROW_BYTES = 16;
 const JOB_BYTES = 64;
 /** Offset of the sizes in a job. */
 const SIZES_OFFSET = 32;
-/** Words of the program that packs a piece of a weight, and its tensors. */
-const LOADING = { words: 8, tensors: 2 };
-
 /** A program's place. */
 export interface JobPlan {
   /** Address of the job. */
@@ -35,8 +32,6 @@ export interface JobPlan {
 export interface MemoryPlan {
   /** The step. */
   step: JobPlan;
-  /** Packing a piece of a weight. */
-  loading: JobPlan;
   /** Address of the state of the team of threads. */
   team: number;
   /** Address of the first thread's stack. */
@@ -47,13 +42,13 @@ export interface MemoryPlan {
   tensors: number[];
   /** Address of the memory that weights pass through while they are loaded. */
   staging: number;
-  /** Places for experts that are read on demand. */
-  pool: { address: number; count: number; placeBytes: number };
+  /** Places for experts that are read on demand, and the memory that they pass through. */
+  pool: { address: number; count: number; placeBytes: number; staging: number };
   /** Where everything ends. */
   endBytes: number;
   /** How many pages the memory must have. */
   pages: number;
-  /** Bytes by what they are for. */
+  /** Bytes by what they are for; `loading`: beside the activations. */
   bytes: Record<"program" | "weights" | "cache" | "activations" | "loading", number> & {
     /** Where experts are read on demand. */
     experts?: number;
@@ -65,13 +60,18 @@ export interface MemoryPlan {
  *
  * @param program Words and tensors.
  * @param threads How many threads compute.
- * @param sizes Bytes of a team's state, and of what weights pass through; places for experts.
+ * @param sizes Bytes of a team's state, and of what weights pass through; places for experts, and what
+ *   those pass through.
  * @returns The layout, however large.
  */
 export function planMemory(
   program: { words: number[]; tensors: PlannedTensor[] },
   threads: number,
-  sizes: { teamBytes: number; stagingBytes: number; pool?: { count: number; placeBytes: number } },
+  sizes: {
+    teamBytes: number;
+    stagingBytes: number;
+    pool?: { count: number; placeBytes: number; stagingBytes: number };
+  },
 ): MemoryPlan {
   let end = MODULE_BYTES;
   const place = (bytes: number) => {
@@ -79,20 +79,16 @@ export function planMemory(
     end = address + bytes;
     return address;
   };
-  const placeJob = (words: number, tensors: number): JobPlan => ({
-    job: place(JOB_BYTES),
-    words: place(words * 4),
-    table: place(tensors * TENSOR_ROW_BYTES),
-  });
   const team = place(sizes.teamBytes);
-  const step = placeJob(program.words.length, program.tensors.length);
-  const loading = placeJob(LOADING.words, LOADING.tensors);
+  const [words, rows] = [program.words.length, program.tensors.length];
+  const step = jobPlan(place(jobBytes(words, rows)), words);
   const stacks = place(threads * STACK_BYTES);
   const programEnd = end;
 
   const addresses = new Array<number>(program.tensors.length).fill(0);
   const arena = shareMemory(program.tensors);
-  const arenaStart = place(arena.bytes);
+  // No step runs while weights are loaded: they pass through the place of its values.
+  const arenaStart = place(Math.max(arena.bytes, sizes.stagingBytes));
   for (const [tensor, offset] of arena.offsets) addresses[tensor] = arenaStart + offset;
   const placeAll = (...uses: PlannedTensor["use"][]) => {
     const before = end;
@@ -104,32 +100,43 @@ export function planMemory(
   const activations = arena.bytes + placeAll("input", "output");
   const cache = placeAll("cache");
   const weights = placeAll("weight", "table");
-  const staging = place(sizes.stagingBytes);
-  const { count, placeBytes } = sizes.pool ?? { count: 0, placeBytes: 0 };
+  const { count, placeBytes, stagingBytes } = sizes.pool ??
+    { count: 0, placeBytes: 0, stagingBytes: 0 };
+  const loading = Math.max(0, sizes.stagingBytes - arena.bytes) + stagingBytes;
   const experts = count * placeBytes;
-  const pool = { address: place(experts), count, placeBytes };
+  const pool = { address: place(experts), count, placeBytes, staging: place(stagingBytes) };
   return {
-    ...{ step, loading, team, stacks, threads, tensors: addresses, staging, pool },
+    ...{ step, team, stacks, threads, tensors: addresses, staging: arenaStart, pool },
     ...{ endBytes: end, pages: Math.ceil(end / PAGE_BYTES) },
     bytes: {
       ...{ program: programEnd, weights, ...count > 0 ? { experts } : {} },
-      ...{ cache, activations, loading: sizes.stagingBytes },
+      ...{ cache, activations, loading },
     },
   };
+}
+
+/** Room for a job. @param words Of its program. @param tensors Rows of its table. @returns Bytes. */
+export function jobBytes(words: number, tensors: number): number {
+  return jobPlan(0, words).table + tensors * TENSOR_ROW_BYTES;
+}
+
+/** Where a job lies. @param job Its address. @param words Most words of its program. @returns It. */
+export function jobPlan(job: number, words: number): JobPlan {
+  return { job, words: job + JOB_BYTES, table: alignUp(job + JOB_BYTES + words * 4) };
 }
 
 /**
  * Writes a job: a program, its tensor table and the team that runs it.
  *
  * @param memory The engine's memory.
- * @param plan The layout.
+ * @param team State and number of the threads that run it.
  * @param place Which job.
  * @param words The program.
  * @param tensors Address and length of each tensor.
  */
 export function writeJob(
   memory: WebAssembly.Memory,
-  { team, threads }: MemoryPlan,
+  { team, threads }: Pick<MemoryPlan, "team" | "threads">,
   { job, words: wordsAt, table: tableAt }: JobPlan,
   words: readonly number[],
   tensors: readonly { address: number; bytes: number }[],

@@ -18,6 +18,7 @@ import {
 import { compileProgram, type Program, type StepInput } from "./compile_program.ts";
 import { bestBuild, BUILDS, type EngineBuild, engineSizes } from "./engine_module.ts";
 import { type EngineRunner, startRunner } from "./engine_runner.ts";
+import { findHugePages } from "./huge_pages.ts";
 import { placeLoadedExperts } from "./expert_places.ts";
 import { expertsAtOnce, ExpertSupply } from "./expert_supply.ts";
 import {
@@ -55,6 +56,8 @@ export interface WasmBackendOptions extends WasmSizes {
   threads?: number;
   /** Memory that may be taken, bytes; if it is too little, experts are read when they are chosen. */
   memoryBytes?: number;
+  /** Whether the memory has huge pages; see {@linkcode findHugePages}. */
+  hugePages?: boolean;
   /** Build of the engine; the best one that the runtime accepts by default. */
   build?: EngineBuild;
   /** Told what will be taken, before anything is loaded. */
@@ -72,7 +75,7 @@ export interface WasmBackendOptions extends WasmSizes {
  * @param options Sizes, threads, build, progress.
  * @returns The backend, ready to run.
  * @throws {InvalidArgumentError} If an option is out of range.
- * @throws {UnsupportedError} If the graph has an op without a kernel, or threads can not be had.
+ * @throws {UnsupportedError} If the graph has an op without a kernel, or threads or huge pages can not be had.
  * @throws {CapacityError} If it does not fit the memory.
  * @throws {InvalidFileError} If a file of the package is missing or damaged.
  */
@@ -83,6 +86,7 @@ export async function openWasmBackend(
   options: WasmBackendOptions = {},
 ): Promise<Backend> {
   checkOptions(options);
+  const hugePages = await findHugePages(options.hugePages);
   const weightBytes = [...graph.initializers.values()].reduce((sum, { bytes }) => sum + bytes, 0);
   const threads = await startThreads(weightBytes, options);
   try {
@@ -107,12 +111,15 @@ export async function openWasmBackend(
       build,
       threads: threads.count,
       threadsReason: threads.reason,
+      hugePages: hugePages.advise !== undefined,
+      hugePagesReason: hugePages.reason,
       cacheType: options.cacheType ?? "f32",
       verified: model.verifies,
       bytes: plan.bytes,
     };
     options.onPlan?.(info);
     const runner = await startRunner(threads.team, build, plan);
+    hugePages.advise?.(runner.memory);
     await loadWeights(model, program.loads, engineSizes(), runner, plan, options.onLoaded);
     placeLoadedExperts(runner.memory, plan, program.experts);
     const supply = plan.pool.count > 0 ? startSupply(model, runner, program, plan) : undefined;
@@ -135,7 +142,13 @@ function startSupply(
   return supply;
 }
 
-function checkOptions({ build, cacheType = "f32", memoryBytes }: WasmBackendOptions) {
+function checkOptions({ build, cacheType = "f32", memoryBytes, hugePages }: WasmBackendOptions) {
+  if (hugePages !== undefined && typeof hugePages !== "boolean") {
+    throw new InvalidArgumentError(
+      "hugePages",
+      `Cannot open the model: hugePages is ${hugePages}, it can be true or false.`,
+    );
+  }
   if (build !== undefined && !Object.hasOwn(BUILDS, build)) {
     throw new InvalidArgumentError(
       "build",
@@ -188,11 +201,10 @@ function planExpertsOnDemand(
   const { limits, program, sizes } = compile(graph, spec, options, threads, true);
   const { experts } = program;
   const least = expertsAtOnce(experts);
-  const stagedBytes = Math.max(0, ...experts.map(({ stagedBytes }) => stagedBytes)) * least;
-  sizes.stagingBytes = Math.max(sizes.stagingBytes, stagedBytes);
+  const stagingBytes = Math.max(0, ...experts.map(({ stagedBytes }) => stagedBytes)) * least;
   const placeBytes = Math.max(0, ...experts.map(({ packed }) => packed.gateUp + packed.down));
   const planWith = (count: number) =>
-    planMemory(program, threads, { ...sizes, pool: { count, placeBytes } });
+    planMemory(program, threads, { ...sizes, pool: { count, placeBytes, stagingBytes } });
   const { maxPages } = BUILDS[options.build ?? bestBuild(true, Infinity)];
   const granted = Math.min(options.memoryBytes, maxPages * PAGE_BYTES);
   const rest = Math.floor(granted / PAGE_BYTES) * PAGE_BYTES - planWith(0).endBytes;
@@ -228,7 +240,7 @@ function compile(
   const program = compileProgram(graph, { limits, threads, cacheType, expertsOnDemand }, engine);
   const sizes = {
     teamBytes: engine.team_bytes(),
-    stagingBytes: stagingBytes(program.loads, engine),
+    stagingBytes: stagingBytes(program.loads, engine, threads),
   };
   return { limits, program, sizes };
 }

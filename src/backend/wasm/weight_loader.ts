@@ -1,13 +1,13 @@
 /**
  * Loading: the chunks of the package's files, each read once and in order, pass through a few slots of the
- * engine's memory, where all threads pack what they hold while the next ones are read and compared with
- * their hashes.
+ * engine's memory. A chunk is read by the host, then one thread compares it with its hash and packs what it
+ * holds, while others do the same with other chunks.
  * @module
  */
 import { CHUNK_BYTES } from "../../files/manifest.ts";
 import type { ModelPackage } from "../../files/model_package.ts";
-import type { EngineRunner } from "./engine_runner.ts";
-import { type MemoryPlan, writeJob } from "./memory_plan.ts";
+import type { Copy, EngineRunner, Lane } from "./engine_runner.ts";
+import { jobBytes, type JobPlan, jobPlan, type MemoryPlan, writeJob } from "./memory_plan.ts";
 import { type Operand, ProgramBuilder, type TensorId, type WeightLoad } from "./program_builder.ts";
 import {
   completePieces,
@@ -17,9 +17,13 @@ import {
   type WeightPiece,
 } from "./weight_parts.ts";
 
-/** Chunks on their way at a time: one is packed, the others are read and hashed. */
-const MAX_SLOTS = 3;
-/** Slots begin at multiples of this, bytes. */
+/** Most threads that load: as many read from memory faster than files are read. */
+const MAX_LANES = 6;
+/** Fewest chunks on their way at a time, so that a server is not waited for. */
+const MIN_SLOTS = 3;
+/** Most words of an instruction that packs a piece, and its tensors. */
+const PIECE = { words: 8, tensors: 2 };
+/** What lies in a slot begins at multiples of this, bytes. */
 const ALIGNMENT = 64;
 
 /** Told of the bytes loaded so far and in all. */
@@ -29,17 +33,24 @@ export type OnLoaded = (doneBytes: number, totalBytes: number) => void;
 interface Chunk {
   file: string;
   index: number;
-  /** Offsets in the file; what lies behind the last weight is not wanted. */
+  /** Offset of its first byte in the file. */
   begin: number;
+  /** Offset of the end of what is wanted of it. */
   end: number;
+  /** What is complete with it. */
+  pieces: { part: WeightPart; piece: WeightPiece }[];
 }
 
-/** Where chunks lie while they are packed. */
+/** Places that chunks pass through. */
 interface Slots {
   count: number;
   /** Bytes of one. */
   bytes: number;
-  /** Before each chunk is room for the end of the one before, bytes: a unit may begin there. */
+  /** Words of the program that packs a chunk, at most. */
+  words: number;
+  /** Offset of the chunk itself. Before it is room for the end of the one before: a piece may begin there. */
+  chunk: number;
+  /** That room, bytes. */
   carry: number;
 }
 
@@ -48,11 +59,12 @@ interface Slots {
  *
  * @param loads The weights.
  * @param engine Tells how large packed weights are.
+ * @param threads How many there are.
  * @returns Bytes.
  */
-export function stagingBytes(loads: WeightLoad[], engine: PackedSizes): number {
+export function stagingBytes(loads: WeightLoad[], engine: PackedSizes, threads: number): number {
   const parts = loads.flatMap((load) => weightParts(load, engine));
-  const { count, bytes } = slotsFor(parts, chunksOf(parts));
+  const { count, bytes } = slotsFor(parts, chunksOf(parts), threads);
   return count * bytes;
 }
 
@@ -77,47 +89,100 @@ export async function loadWeights(
 ): Promise<void> {
   const parts = loads.flatMap((load) => weightParts(load, engine));
   const chunks = chunksOf(parts);
-  const slots = slotsFor(parts, chunks);
+  const slots = slotsFor(parts, chunks, plan.threads);
+  const lanes = new Lanes(runner.lanes);
   const memory = new Uint8Array(runner.memory.buffer);
-  const addressOf = (chunk: number) =>
-    plan.staging + chunk % slots.count * slots.bytes + slots.carry;
+  const slotOf = (chunk: number) => plan.staging + chunk % slots.count * slots.bytes;
   const totalBytes = parts.reduce((sum, { source }) => sum + source.bytes, 0);
-  const done = new Map(parts.map((part) => [part, 0]));
   let doneBytes = 0;
 
-  const reads: Promise<void>[] = [];
-  const read = (chunk: number) => {
-    const { file, index, begin, end } = chunks[chunk]!;
-    const address = addressOf(chunk);
-    const reading = model.readChunk(file, index, memory.subarray(address, address + end - begin));
-    reading.catch(() => {}); // reported when it is awaited
-    reads.push(reading);
+  /** Reads a chunk and puts the end of the one before before it. */
+  const arrive = async (i: number) => {
+    const { file, index, begin, end } = chunks[i]!;
+    const address = slotOf(i) + slots.chunk;
+    const into = memory.subarray(address, address + CHUNK_BYTES);
+    const hash = (bytes: Uint8Array) => lanes.use((lane) => lane.sha256(bytes));
+    await model.readChunk(file, index, end - begin, into, hash);
+    if (i === 0) return;
+    await arrived[i - 1];
+    const { begin: from, end: to } = chunks[i - 1]!;
+    const last = slotOf(i - 1) + slots.chunk + to - from;
+    memory.copyWithin(address - slots.carry, last - slots.carry, last);
+  };
+  const pack = async (i: number) => {
+    await arrived[i];
+    const { begin, pieces } = chunks[i]!;
+    const copies: Copy[] = [];
+    const program = new PackingProgram();
+    for (const { part, piece } of pieces) {
+      const from = slotOf(i) + slots.chunk + part.source.offset + piece.begin - begin;
+      const into = plan.tensors[part.tensor]! + piece.into;
+      if (part.pack) program.add(part, piece, from, into);
+      else copies.push({ from, into, bytes: piece.bytes });
+    }
+    const place = program.words.length > 0 ? jobPlan(slotOf(i), slots.words) : undefined;
+    if (place) program.write(runner.memory, plan, place);
+    await lanes.use((lane) => lane.run(copies, place?.job));
+    doneBytes += pieces.reduce((sum, { piece }) => sum + piece.bytes, 0);
+    onLoaded(doneBytes, totalBytes);
+  };
+
+  const arrived: Promise<void>[] = [];
+  const packed: Promise<void>[] = [];
+  const begin = (list: Promise<void>[], promise: Promise<void>) => {
+    promise.catch(() => {}); // reported when it is awaited
+    list.push(promise);
   };
   try {
-    for (const [i, chunk] of chunks.entries()) {
-      while (reads.length < Math.min(chunks.length, i + slots.count)) read(reads.length);
-      await reads[i];
-      const address = addressOf(i);
-      for (const part of parts) {
-        const { file, offset, bytes } = part.source;
-        const [first, arrived] = [done.get(part)!, Math.min(bytes, chunk.end - offset)];
-        if (file !== chunk.file || arrived <= first || offset + bytes <= chunk.begin) continue;
-        for (const piece of completePieces(part, first, arrived)) {
-          const source = address + offset + piece.begin - chunk.begin;
-          const into = plan.tensors[part.tensor]! + piece.into;
-          if (part.pack) await pack(part, piece, source, into, runner, plan);
-          else memory.copyWithin(into, source, source + piece.bytes);
-          done.set(part, piece.begin + piece.bytes);
-          doneBytes += piece.bytes;
-        }
-      }
-      const following = addressOf(i + 1);
-      const end = address + chunk.end - chunk.begin;
-      if (slots.count > 1) memory.copyWithin(following - slots.carry, end - slots.carry, end);
-      onLoaded(doneBytes, totalBytes);
+    for (let i = 0; i < chunks.length; i++) {
+      const before = i - slots.count; // the chunk that had the slot
+      if (before >= 0) await Promise.all([packed[before], arrived[before + 1]]);
+      begin(arrived, arrive(i));
+      begin(packed, pack(i));
     }
+    await Promise.all(packed);
   } finally {
-    await Promise.allSettled(reads); // they write into the memory
+    await Promise.allSettled(packed); // they write into the memory
+  }
+}
+
+/** Gives out lanes. */
+class Lanes {
+  readonly #free: Lane[];
+  readonly #waiting: ((lane: Lane) => void)[] = [];
+
+  constructor(lanes: readonly Lane[]) {
+    this.#free = lanes.slice(0, MAX_LANES);
+  }
+
+  /** Has the next free lane do something. */
+  async use<T>(work: (lane: Lane) => Promise<T>): Promise<T> {
+    const lane = this.#free.pop() ??
+      await new Promise<Lane>((resolve) => this.#waiting.push(resolve));
+    try {
+      return await work(lane);
+    } finally {
+      const next = this.#waiting.shift();
+      if (next) next(lane);
+      else this.#free.push(lane);
+    }
+  }
+}
+
+/** What packs the pieces of a chunk, on one thread. */
+class PackingProgram extends ProgramBuilder {
+  readonly #table: { address: number; bytes: number }[] = [];
+
+  add({ pack }: WeightPart, piece: WeightPiece, from: number, into: number) {
+    const tensor = (address: number, bytes: number): Operand => {
+      this.#table.push({ address, bytes });
+      return { tensor: this.tensor("weight", bytes) as TensorId };
+    };
+    pack!(this, piece.bytes, tensor(from, piece.bytes), tensor(into, piece.packedBytes));
+  }
+
+  write(memory: WebAssembly.Memory, { team }: MemoryPlan, place: JobPlan) {
+    writeJob(memory, { team, threads: 1 }, place, this.words, this.#table);
   }
 }
 
@@ -136,40 +201,34 @@ function chunksOf(parts: WeightPart[]): Chunk[] {
       ofFile.set(index, Math.max(end, ofFile.get(index) ?? 0));
     }
   }
+  const done = new Map(parts.map((part) => [part, 0]));
   return [...ends.keys()].sort().flatMap((file) =>
-    [...ends.get(file)!].sort(([a], [b]) => a - b)
-      .map(([index, end]) => ({ file, index, begin: index * CHUNK_BYTES, end }))
+    [...ends.get(file)!].sort(([a], [b]) => a - b).map(([index, end]) => {
+      const begin = index * CHUNK_BYTES;
+      const pieces: Chunk["pieces"] = [];
+      for (const part of parts) {
+        const { offset, bytes } = part.source;
+        const [first, last] = [done.get(part)!, Math.min(bytes, end - offset)];
+        if (part.source.file !== file || last <= first || offset + bytes <= begin) continue;
+        for (const piece of completePieces(part, first, last)) {
+          pieces.push({ part, piece });
+          done.set(part, piece.begin + piece.bytes);
+        }
+      }
+      return { file, index, begin, end, pieces };
+    })
   );
 }
 
-function slotsFor(parts: WeightPart[], chunks: Chunk[]): Slots {
-  const carry = parts.reduce((most, { unit }) => Math.max(most, unit.stored), 0);
-  const longest = chunks.reduce((most, { begin, end }) => Math.max(most, end - begin), 0);
-  return {
-    count: Math.min(MAX_SLOTS, chunks.length),
-    bytes: alignUp(carry) + alignUp(longest),
-    carry: alignUp(carry),
-  };
-}
-
-/** Runs a program that packs one piece. */
-function pack(
-  part: WeightPart,
-  piece: WeightPiece,
-  source: number,
-  into: number,
-  runner: EngineRunner,
-  plan: MemoryPlan,
-): Promise<void> {
-  const builder = new ProgramBuilder();
-  const table: { address: number; bytes: number }[] = [];
-  const tensor = (address: number, bytes: number): Operand => {
-    table.push({ address, bytes });
-    return { tensor: builder.tensor("weight", bytes) as TensorId };
-  };
-  part.pack!(builder, piece.bytes, tensor(source, piece.bytes), tensor(into, piece.packedBytes));
-  writeJob(runner.memory, plan, plan.loading, builder.words, table);
-  return runner.run(plan.loading.job);
+function slotsFor(parts: WeightPart[], chunks: Chunk[], threads: number): Slots {
+  const most = (numbers: number[]) => numbers.reduce((a, b) => Math.max(a, b), 0);
+  const carry = alignUp(most(parts.map(({ unit }) => unit.stored)));
+  const pieces = most(chunks.map(({ pieces }) => pieces.length));
+  const words = pieces * PIECE.words;
+  const chunk = alignUp(jobBytes(words, pieces * PIECE.tensors)) + carry;
+  const lanes = Math.min(threads, MAX_LANES);
+  const count = Math.min(Math.max(lanes + 1, MIN_SLOTS), chunks.length); // one is read meanwhile
+  return { count, bytes: chunk + CHUNK_BYTES, words, chunk, carry };
 }
 
 function alignUp(address: number): number {

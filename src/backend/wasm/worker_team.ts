@@ -4,7 +4,7 @@
  * @module
  */
 import { type EngineBuild, engineModule, isWide } from "./engine_module.ts";
-import type { EngineRunner } from "./engine_runner.ts";
+import type { EngineRunner, Lane } from "./engine_runner.ts";
 
 /** Stack of one thread, bytes. */
 export const STACK_BYTES: number = 256 * 1024;
@@ -23,20 +23,25 @@ interface Thread {
 
 /** What a thread says. */
 interface ThreadMessage {
-  is: "ready" | "done" | "ask" | "failed";
+  is: "ready" | "done" | "alone" | "ask" | "failed";
+  /** Why it failed. */
   message?: string;
+  /** What was to be hashed by one thread. */
+  hash?: Uint8Array;
 }
 
 /**
  * What a worker does. Text, so that it needs no file beside this one, whatever bundles or serves it;
- * `port` and `listen` are the worker's end of the line.
+ * `port` and `listen` are the worker's end of the line, `sha256` hashes shared memory.
  */
 const WORKER = `
 const SLEEP_MS = 100; // then it looks whether another thread was lost
-let run;
-listen(({ module, memory, stack, thread, wide, job }) => {
+let run, runAlone;
+listen(async ({ module, memory, stack, thread, wide, job, alone }) => {
   try {
-    if (module) {
+    if (alone) {
+      port.postMessage({ is: "alone", hash: await runAlone(alone) });
+    } else if (module) {
       const words = new Int32Array(memory.buffer);
       const sleep = (word, value) => Atomics.wait(words, Number(word) / 4, value, SLEEP_MS);
       const wake = (word) => Atomics.notify(words, Number(word) / 4);
@@ -47,6 +52,12 @@ listen(({ module, memory, stack, thread, wide, job }) => {
       run = (job) => {
         exports.run(address(job), thread);
         if (thread === 0) port.postMessage({ is: "done" });
+      };
+      runAlone = ({ hash, copies = [], job }) => {
+        const all = new Uint8Array(memory.buffer);
+        if (hash) return sha256(all.subarray(hash.begin, hash.end));
+        for (const { from, into, bytes } of copies) all.copyWithin(into, from, from + bytes);
+        if (job !== undefined) exports.run(address(job), 0);
       };
       port.postMessage({ is: "ready" });
     } else if (job === undefined) {
@@ -60,10 +71,16 @@ listen(({ module, memory, stack, thread, wide, job }) => {
 });`;
 /** The worker's end of the line where workers are those of Node. */
 const NODE_PORT = `import { parentPort as port } from "node:worker_threads";
-const listen = (receive) => port.on("message", receive);`;
+const listen = (receive) => port.on("message", receive);
+const sha256 = async (bytes) => {
+  const { createHash } = await import("node:crypto"); // takes shared memory, unlike the web's
+  return new Uint8Array(createHash("sha256").update(bytes).digest());
+};`;
 /** The same where they are those of the web. */
 const WEB_PORT = `const port = globalThis;
-const listen = (receive) => port.onmessage = ({ data }) => receive(data);`;
+const listen = (receive) => port.onmessage = ({ data }) => receive(data);
+const sha256 = async (bytes) =>
+  new Uint8Array(await crypto.subtle.digest("SHA-256", bytes.slice()));`;
 
 /** Not written into the import, so that bundlers for browsers leave it alone. */
 const NODE_WORKERS = "node:worker_threads";
@@ -154,12 +171,18 @@ export class WorkerTeam {
 /** Runs jobs on a team. */
 class TeamRunner implements EngineRunner {
   readonly memory: WebAssembly.Memory;
+  readonly lanes: readonly Lane[];
   readonly #team: WorkerTeam;
   readonly #threads: Thread[];
   readonly #failed: Int32Array;
   #failure: Error | undefined;
   #answer: (() => Promise<void>) | undefined;
   #job: { resolve(): void; reject(error: Error): void } | undefined;
+  /** What each thread does by itself. */
+  readonly #alone = new Map<
+    Thread,
+    { resolve(hash: Uint8Array | undefined): void; reject(error: Error): void }
+  >();
 
   constructor(team: WorkerTeam, threads: Thread[], memory: WebAssembly.Memory, state: number) {
     this.memory = memory;
@@ -167,12 +190,18 @@ class TeamRunner implements EngineRunner {
     this.#threads = threads;
     this.#failed = new Int32Array(memory.buffer, state + FAILED_OFFSET, 1);
     for (const thread of threads) {
-      thread.listen(({ is, message }) => {
+      thread.listen(({ is, message, hash }) => {
         if (is === "failed") this.#fail(new Error(message));
         else if (is === "ask") this.#answer!().catch((error) => this.#fail(error));
+        else if (is === "alone") this.#alone.get(thread)?.resolve(hash);
         else this.#job?.resolve();
       }, (error) => this.#fail(error));
     }
+    this.lanes = threads.map((thread) => ({
+      run: async (copies, job) => void await this.#runAlone(thread, { copies, job }),
+      sha256: async ({ byteOffset: begin, length }) =>
+        (await this.#runAlone(thread, { hash: { begin, end: begin + length } }))!,
+    }));
   }
 
   async run(job: number): Promise<void> {
@@ -190,6 +219,20 @@ class TeamRunner implements EngineRunner {
     }
   }
 
+  async #runAlone(thread: Thread, alone: unknown): Promise<Uint8Array | undefined> {
+    if (this.#failure) throw this.#failure;
+    thread.hold(true);
+    try {
+      return await new Promise((resolve, reject) => {
+        this.#alone.set(thread, { resolve, reject });
+        thread.post({ alone });
+      });
+    } finally {
+      this.#alone.delete(thread);
+      thread.hold(false);
+    }
+  }
+
   onAsk(answer: () => Promise<void>): void {
     this.#answer = answer;
   }
@@ -203,6 +246,7 @@ class TeamRunner implements EngineRunner {
     if (this.#failure) return;
     this.#failure = error;
     this.#job?.reject(error);
+    for (const { reject } of this.#alone.values()) reject(error);
     Atomics.store(this.#failed, 0, 1);
     this.#team.close();
   }
