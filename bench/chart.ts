@@ -15,7 +15,7 @@ interface Group {
 }
 
 const WIDTH = 800;
-const LABEL_WIDTH = 250;
+const LABEL_WIDTH = 290;
 const BAR_HEIGHT = 16;
 const GROUP_GAP = 14;
 const COLORS: Record<string, string> = {
@@ -50,7 +50,8 @@ function groups(): Group[] {
   const plural = (count: number, what: string) => `${count} ${what}${count === 1 ? "" : "s"}`;
   const layersOf = ({ layers }: Line) => plural(layers, "layer");
   const shape = (line: Line) => `${layersOf(line)}, ${plural(line.info.threads, "thread")}`;
-  const kind = (line: Line) => [line.layers, line.info.threads, line.context, line.tokens].join();
+  const kind = (line: Line) =>
+    [line.layers, line.info.threads, line.context, line.tokens, line.hugePages].join();
   const work = ({ layers, work, topK }: Line) => [layers, work, topK].join();
   const rival = (line: Line, name: string, value: number) => [
     { name: "hybridseek", value: line.oursTokensPerSecond },
@@ -58,7 +59,9 @@ function groups(): Group[] {
   ];
   return [
     ...newest("decode", kind).map((line) => ({
-      label: `decode after ${line.context}, ${shape(line)}`,
+      label: `decode after ${line.context}${line.hugePages === false ? ", 4 KB pages" : ""}, ${
+        shape(line)
+      }`,
       bars: bars(line),
     })),
     ...newest("prefill", kind).map((line) => ({

@@ -1,7 +1,7 @@
 /**
  * `deno task bench:decode --package <folder> [--gguf <file> --llama <program>]`: tokens a second of one
  * sequence, end to end: attention over the context, sampling and streaming included; against llama.cpp
- * with as many threads.
+ * with as many threads. With pages of 2 MB and of 4 KB.
  *
  * Each JSON line has the bytes that a token must read and which part of the probed read bandwidth ours
  * reaches.
@@ -29,22 +29,36 @@ await benchCommand("decode", "Time tokens that are generated one by one.")
     const facts = await packageFacts(options.package);
     const results = await Results.begin("decode", { check });
     for (const size of options.context) {
-      const job = { package: options.package, options: open, work: "decode" as const, size };
-      const found = await compare({ ...job, count: options.tokens }, llama, options.rounds);
-      const limits = await probeLimits(found.info.threads);
-      const bytes = facts.stepBytes(1) +
-        facts.cacheBytesPerToken * (size + options.tokens / 2);
-      const share = limits && found.ours.tokensPerSecond * bytes / (limits.readGBps2M * 1e9);
-      results.add({
-        layers: facts.layers,
-        weights: facts.weights,
-        context: size,
-        tokens: options.tokens,
-        bytesPerToken: Math.round(bytes),
-        shareOfBandwidth: share && share,
-        limits,
-        ...found,
-      });
+      for (const hugePages of [true, false]) {
+        const found = await compare(
+          {
+            package: options.package,
+            options: { ...open, hugePages },
+            work: "decode",
+            size,
+            count: options.tokens,
+          },
+          llama,
+          options.rounds,
+        );
+        const limits = await probeLimits(found.info.threads);
+        const bytes = facts.stepBytes(1) +
+          facts.cacheBytesPerToken * (size + options.tokens / 2);
+        const share = limits &&
+          found.ours.tokensPerSecond * bytes /
+            ((hugePages ? limits.readGBps2M : limits.readGBps4K) * 1e9);
+        results.add({
+          layers: facts.layers,
+          weights: facts.weights,
+          context: size,
+          tokens: options.tokens,
+          hugePages,
+          bytesPerToken: Math.round(bytes),
+          shareOfBandwidth: share && share,
+          limits,
+          ...found,
+        });
+      }
     }
   })
   .parseAsync(Deno.args, { from: "user" });
