@@ -4,6 +4,7 @@
  */
 import type { BackendInfo } from "../src/backend/backend.ts";
 import type { OpenOptions } from "../src/open_model.ts";
+import type { AttentionJob } from "./workers/attention.ts";
 
 /** What to time. */
 export interface TimingJob {
@@ -79,13 +80,26 @@ export async function timeLlama(
 }
 
 /**
- * Runs a program that prints a timing as its last line.
+ * Times steps after contexts of several lengths.
+ *
+ * @param job What.
+ * @returns The threads that computed, and the median seconds of a step for each length.
+ */
+export async function timeAttention(
+  job: AttentionJob,
+): Promise<{ threads: number; seconds: number[] }> {
+  const worker = new URL("workers/attention.ts", import.meta.url).pathname;
+  return await runJson(Deno.execPath(), ["run", "-A", worker, JSON.stringify(job)]);
+}
+
+/**
+ * Runs a program that prints its result as JSON in its last line.
  *
  * @param program The program.
  * @param args Its arguments.
- * @returns The timing.
+ * @returns The result.
  */
-export async function runJson(program: string, args: string[]): Promise<Timing> {
+export async function runJson<T = Timing>(program: string, args: string[]): Promise<T> {
   const command = new Deno.Command(program, { args, stdout: "piped", stderr: "piped" });
   const { success, stdout, stderr } = await command.output();
   if (success) return JSON.parse(new TextDecoder().decode(stdout).trim().split("\n").at(-1)!);
