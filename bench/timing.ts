@@ -4,6 +4,7 @@
  */
 import type { BackendInfo, ExpertStats } from "../src/backend/backend.ts";
 import type { OpenOptions } from "../src/open_model.ts";
+import type { AttentionJob } from "./workers/attention.ts";
 
 /** What to time. */
 export interface TimingJob {
@@ -98,11 +99,24 @@ export async function timeLlama(
 }
 
 /**
- * Runs a program that prints JSON as its last line, a timing for example.
+ * Times steps after contexts of several lengths.
+ *
+ * @param job What.
+ * @returns The threads that computed, and the median seconds of a step for each length.
+ */
+export async function timeAttention(
+  job: AttentionJob,
+): Promise<{ threads: number; seconds: number[] }> {
+  const worker = new URL("workers/attention.ts", import.meta.url).pathname;
+  return await runJson(Deno.execPath(), ["run", "-A", worker, JSON.stringify(job)]);
+}
+
+/**
+ * Runs a program that prints its result as JSON in its last line.
  *
  * @param program The program.
  * @param args Its arguments.
- * @returns What it printed.
+ * @returns The result.
  */
 export async function runJson<T = Timing>(program: string, args: string[]): Promise<T> {
   const command = new Deno.Command(program, { args, stdout: "piped", stderr: "piped" });

@@ -13,6 +13,8 @@ export interface Limits {
   readGBps2M: number;
   /** int8 products and sums of 128-bit pmaddubsw, 10^9 a second; 0 where there is no x86. */
   multiplyAddGops128: number;
+  /** f32 products and sums at 128 bits, rounded apart, 10^9 a second; 0 where there is no x86. */
+  floatGflops128: number;
 }
 
 /**

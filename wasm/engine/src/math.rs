@@ -8,29 +8,56 @@ use crate::simd::{F32x4, I32x4};
 /// x = n ln 2 + r with |r| <= ln 2 / 2; e^r by Cephes' polynomial of degree 6.
 #[inline(always)]
 pub fn exp(x: F32x4) -> F32x4 {
+    const HIGHEST: f32 = 88.722_83; // e^x is the largest number
+    let (e_r, n) = exp_parts(x.at_most(F32x4::splat(HIGHEST)));
+    // n may be 128, one above the largest exponent: two factors, each in range.
+    let half = n.halved();
+    let result = e_r.mul(power_of_two(half)).mul(power_of_two(n.sub(half)));
+    let infinity = F32x4::splat(f32::INFINITY);
+    F32x4::splat(HIGHEST).if_less(x, infinity, zero_if_too_low(x, result))
+}
+
+/// [`exp`] for x <= 0, bit for bit.
+#[inline(always)]
+pub fn exp_of_negative(x: F32x4) -> F32x4 {
+    let (e_r, n) = exp_parts(x);
+    zero_if_too_low(x, e_r.mul(power_of_two(n)))
+}
+
+/// e^x is the smallest normal number.
+const LOWEST: f32 = -87.336_54;
+
+/// e^r, and n in its lowest nine bits; x at most 88.7.
+#[inline(always)]
+fn exp_parts(x: F32x4) -> (F32x4, I32x4) {
     const LOG2_E: f32 = core::f32::consts::LOG2_E;
     const LN2_HIGH: f32 = 0.693359375; // exact in 10 bits, so that n * LN2_HIGH is exact
     const LN2_LOW: f32 = -2.121_944_4e-4;
     const COEFFICIENTS: [f32; 6] =
         [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_6e-1, 0.5];
-    const LOWEST: f32 = -87.336_54; // e^x is the smallest normal number
-    const HIGHEST: f32 = 88.722_83; // e^x is the largest number
-    let clamped = x.min(F32x4::splat(HIGHEST)).max(F32x4::splat(LOWEST));
-    let n = clamped.mul(F32x4::splat(LOG2_E)).round();
-    let r = clamped.sub(n.mul(F32x4::splat(LN2_HIGH))).sub(n.mul(F32x4::splat(LN2_LOW)));
+    const ROUNDING: f32 = 12_582_912.0; // 1.5 * 2^23: what is added to it loses its fraction
+    let x = x.at_least(F32x4::splat(LOWEST));
+    let shifted = x.mul(F32x4::splat(LOG2_E)).add(F32x4::splat(ROUNDING));
+    let n = shifted.sub(F32x4::splat(ROUNDING));
+    let r = x.sub(n.mul(F32x4::splat(LN2_HIGH))).sub(n.mul(F32x4::splat(LN2_LOW)));
     let mut polynomial = F32x4::splat(COEFFICIENTS[0]);
     for coefficient in &COEFFICIENTS[1..] {
         polynomial = polynomial.mul(r).add(F32x4::splat(*coefficient));
     }
     let e_r = polynomial.mul(r).mul(r).add(r).add(F32x4::splat(1.0));
-    // n may be 128, one above the largest exponent: two factors, each in range.
-    let half = n.mul(F32x4::splat(0.5)).round();
-    let power = |n: F32x4| n.to_i32().add(I32x4::splat(127)).shl::<23>().as_f32();
-    let result = e_r.mul(power(half)).mul(power(n.sub(half)));
-    // Outside the clamp the true limits; NaN compares false and has come through the arithmetic.
-    let zero = F32x4::splat(0.0);
-    let limited = x.if_less(F32x4::splat(LOWEST), zero, result);
-    F32x4::splat(HIGHEST).if_less(x, F32x4::splat(f32::INFINITY), limited)
+    (e_r, shifted.as_i32())
+}
+
+/// 2^n of the lowest nine bits, n from -126 to 127.
+#[inline(always)]
+fn power_of_two(n: I32x4) -> F32x4 {
+    n.shl::<23>().add(I32x4::splat(127 << 23)).as_f32()
+}
+
+/// NaN compares false and has come through the arithmetic.
+#[inline(always)]
+fn zero_if_too_low(x: F32x4, result: F32x4) -> F32x4 {
+    x.if_less(F32x4::splat(LOWEST), F32x4::splat(0.0), result)
 }
 
 /// 1 / (1 + e^-x).

@@ -21,6 +21,15 @@ mod lanes {
         unsafe { asm!("# {0}", in(local) lane, options(nomem, nostack, preserves_flags)) };
     }
 
+    /// The same address, of which the compiler knows nothing: it keeps loads at constant distances from it
+    /// as they are written. The engine drops it.
+    #[inline(always)]
+    pub fn opaque<T>(mut address: *const T) -> *const T {
+        // SAFETY: no instruction.
+        unsafe { asm!("# {0}", inout(local) address, options(nomem, nostack, preserves_flags)) };
+        address
+    }
+
     /// Four f32.
     #[derive(Clone, Copy)]
     pub struct F32x4(v128);
@@ -111,6 +120,16 @@ mod lanes {
         pub fn min(self, other: Self) -> Self {
             Self(f32x4_min(self.0, other.0))
         }
+        /// `limit` where it is less, else the same: NaN stays. One instruction, unlike [`Self::min`].
+        #[inline(always)]
+        pub fn at_most(self, limit: Self) -> Self {
+            Self(f32x4_pmin(self.0, limit.0))
+        }
+        /// `limit` where it is more, else the same: NaN stays. One instruction, unlike [`Self::max`].
+        #[inline(always)]
+        pub fn at_least(self, limit: Self) -> Self {
+            Self(f32x4_pmax(self.0, limit.0))
+        }
         #[inline(always)]
         pub fn abs(self) -> Self {
             Self(f32x4_abs(self.0))
@@ -184,6 +203,11 @@ mod lanes {
         #[inline(always)]
         pub fn shl<const BITS: u32>(self) -> Self {
             Self(i32x4_shl(self.0, BITS))
+        }
+        /// Halved and rounded down.
+        #[inline(always)]
+        pub fn halved(self) -> Self {
+            Self(i32x4_shr(self.0, 1))
         }
         #[inline(always)]
         pub fn sub(self, other: Self) -> Self {
@@ -403,6 +427,12 @@ mod lanes {
 mod lanes {
     use core::array::from_fn;
 
+    /// The same; natively it has no use.
+    #[inline(always)]
+    pub fn opaque<T>(address: *const T) -> *const T {
+        address
+    }
+
     /// Four f32.
     #[derive(Clone, Copy)]
     pub struct F32x4([f32; 4]);
@@ -497,6 +527,16 @@ mod lanes {
         pub fn min(self, other: Self) -> Self {
             self.zip(other, |a, b| if a.is_nan() || b.is_nan() { f32::NAN } else { a.min(b) })
         }
+        /// `limit` where it is less, else the same: NaN stays.
+        #[inline(always)]
+        pub fn at_most(self, limit: Self) -> Self {
+            self.zip(limit, |a, b| if b < a { b } else { a })
+        }
+        /// `limit` where it is more, else the same: NaN stays.
+        #[inline(always)]
+        pub fn at_least(self, limit: Self) -> Self {
+            self.zip(limit, |a, b| if a < b { b } else { a })
+        }
         #[inline(always)]
         pub fn abs(self) -> Self {
             Self(self.0.map(f32::abs))
@@ -558,6 +598,11 @@ mod lanes {
         #[inline(always)]
         pub fn shl<const BITS: u32>(self) -> Self {
             Self(self.0.map(|value| value << BITS))
+        }
+        /// Halved and rounded down.
+        #[inline(always)]
+        pub fn halved(self) -> Self {
+            Self(self.0.map(|value| value >> 1))
         }
         #[inline(always)]
         pub fn sub(self, other: Self) -> Self {
@@ -715,7 +760,7 @@ mod lanes {
     }
 }
 
-pub use lanes::{F32x4, I16x8, I32x4, I8x16};
+pub use lanes::{opaque, F32x4, I16x8, I32x4, I8x16};
 
 /// The factor that [`F32x4::load_f16_shifted`] leaves to its caller.
 pub const F16_SHIFT: f32 = 5192296858534828000000000000000000.0; // 2^112

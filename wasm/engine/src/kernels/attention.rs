@@ -5,18 +5,16 @@
 //! that a query's result depends on what it sees and on nothing else: not on threads, chunk or batch.
 //! (FlashAttention-2, arXiv 2307.08691; splitting the context as Flash-Decoding does.)
 
+use core::array::from_fn;
+
 use super::cache::Cache;
 use super::scratch::{bytes_of, Scratch};
 use super::step_batch::StepBatch;
 use crate::math;
-use crate::simd::F32x4;
+use crate::simd::{opaque, F32x4};
 use crate::team::{Shared, Team};
 
 /// Positions whose rows are widened to f32 at a time: 64 rows of a few hundred elements fit a core's cache.
-///
-/// A tile lies in pairs of rows whose vectors of 4 take turns, [TILE / 2, width / 4, 2, 4], and queries in
-/// fours: what a step of a loop loads lies side by side. An engine checks the bounds of every load, and
-/// addresses that differ by a constant are the cheapest.
 const TILE: usize = 64;
 /// Positions of a segment, whose partial result is one item of work.
 const SEGMENT: usize = 8 * TILE;
@@ -78,8 +76,8 @@ pub fn scratch_bytes(heads: &Heads, tokens: usize, context: usize, threads: usiz
     bytes_of::<f32>((tokens * token).min(token.max(PARTIAL_ELEMENTS)))
         + threads
             * (2 * bytes_of::<f32>(TILE * heads.query_stride())
-                + bytes_of::<f32>(HEADS_AT_ONCE * heads.query_stride())
-                + bytes_of::<f32>(HEADS_AT_ONCE * TILE))
+                + bytes_of::<f32>(HEADS_AT_ONCE * TILE)
+                + bytes_of::<u32>(1))
 }
 
 /// Attends for every token of the batch. `queries` [T, heads, query_stride]: scaled queries, zeros behind
@@ -105,10 +103,10 @@ pub fn attend(
     assert_eq!(queries.len(), tokens * count * stride);
     let partials = scratch.take::<f32>(together * count * segments * partial_elements);
     let mut own = Own {
-        queries: scratch.take_own(HEADS_AT_ONCE * stride, team),
         keys: scratch.take_own(TILE * stride, team),
         values: scratch.take_own(TILE * stride, team),
         scores: scratch.take_own(HEADS_AT_ONCE * TILE, team),
+        touched: scratch.take_own(1, team),
     };
     let mut heads_at_once = HEADS_AT_ONCE;
     let items =
@@ -155,6 +153,7 @@ pub fn attend(
                         keys,
                         values,
                         positions,
+                        block_size,
                         slot,
                         &mut partials,
                     );
@@ -187,14 +186,59 @@ struct Partials<'a, 'b> {
 
 /// What a thread has for itself.
 struct Own<'a> {
-    /// Fours of heads [key_width / 4, 4, 4], then single heads [key_width / 4, 4].
-    queries: &'a mut [f32],
-    /// A tile.
+    /// [TILE, query_stride], where keys are not read where they lie.
     keys: &'a mut [f32],
-    /// A tile, where values have a cache of their own.
+    /// The same for values that have a cache of their own.
     values: &'a mut [f32],
     /// [heads, TILE].
     scores: &'a mut [f32],
+    /// One element that nobody reads: without it an engine would drop the loads ahead.
+    touched: &'a mut [u32],
+}
+
+/// The rows of a segment: where they lie in the cache, or widened to f32, one tile in the place of
+/// another.
+struct Rows {
+    /// The first of every [`ROWS_AT_ONCE`] rows, as many of which may be read; behind the last ones, any.
+    first: [*const f32; SEGMENT / ROWS_AT_ONCE],
+    /// Elements from one row to the next.
+    stride: usize,
+    /// Whether they lie in the cache.
+    in_place: bool,
+}
+
+/// Rows that a step of a loop takes.
+const ROWS_AT_ONCE: usize = 4;
+
+impl Rows {
+    /// # Safety
+    /// As for [`Own::attend`].
+    unsafe fn new(
+        cache: Cache,
+        group: usize,
+        positions: core::ops::Range<usize>,
+        block_size: usize,
+        slot: impl Fn(usize) -> usize,
+        widened: &[f32],
+        stride: usize,
+    ) -> Self {
+        let in_place = cache.lies_in_vectors() && block_size % ROWS_AT_ONCE == 0;
+        let at = |i: usize| match in_place {
+            true => cache.rows(slot(positions.start + i * ROWS_AT_ONCE), group, ROWS_AT_ONCE),
+            false => widened.as_ptr().add(i % (TILE / ROWS_AT_ONCE) * ROWS_AT_ONCE * stride),
+        };
+        let mut first = [at(0); SEGMENT / ROWS_AT_ONCE];
+        for i in 1..positions.len().div_ceil(ROWS_AT_ONCE) {
+            first[i] = at(i);
+        }
+        let stride = if in_place { cache.heads * cache.width } else { stride };
+        Self { first, stride, in_place }
+    }
+
+    /// The rows of tile `i`.
+    fn tile(&self, i: usize) -> &[*const f32] {
+        &self.first[i * (TILE / ROWS_AT_ONCE)..]
+    }
 }
 
 impl Own<'_> {
@@ -211,165 +255,199 @@ impl Own<'_> {
         keys: Cache,
         values: Values,
         positions: core::ops::Range<usize>,
+        block_size: usize,
         slot: impl Fn(usize) -> usize,
         partials: &mut Partials,
     ) {
         let stride = heads.query_stride();
         let count = queries.len() / stride;
-        let key_width = heads.key_width.next_multiple_of(4);
-        let value_width = heads.value_width.next_multiple_of(4);
-        for h in 0..count {
+        let mut sums = [core::ptr::null_mut(); HEADS_AT_ONCE];
+        for (h, sums) in sums[..count].iter_mut().enumerate() {
             let partial = partials.all.write((partials.at)(h));
             partial.fill(0.0);
             partial[0] = f32::NEG_INFINITY;
+            *sums = partial.as_mut_ptr();
         }
-        let fours = count / 4 * 4;
-        for (h, query) in queries.chunks_exact(stride).enumerate() {
-            let (first, step) = match h < fours {
-                true => (h / 4 * 4 * key_width + h % 4 * 4, 16),
-                false => (h * key_width, 4),
-            };
-            for (i, four) in query[..key_width].chunks_exact(4).enumerate() {
-                self.queries[first + i * step..first + i * step + 4].copy_from_slice(four);
-            }
-        }
-        for begin in positions.clone().step_by(TILE) {
-            let rows = TILE.min(positions.end - begin);
-            for row in 0..rows {
-                let slot = slot(begin + row);
-                keys.read(slot, group, in_tile(self.keys, row, key_width));
-                if let Values::Cache(values) = values {
-                    values.read(slot, group, in_tile(self.values, row, value_width));
+        let sums = &sums[..count];
+        let rows = |cache: Cache, widened: &[f32]| {
+            Rows::new(cache, group, positions.clone(), block_size, &slot, widened, stride)
+        };
+        let key_rows = rows(keys, self.keys);
+        let value_rows = match values {
+            Values::OfKeys => None,
+            Values::Cache(values) => Some((values, rows(values, self.values))),
+        };
+        for (i, begin) in positions.clone().step_by(TILE).enumerate() {
+            let part = begin..positions.end.min(begin + TILE);
+            let widen = |cache: Cache, tile: &mut [f32]| {
+                for (position, row) in part.clone().zip(tile.chunks_exact_mut(stride)) {
+                    cache.read(slot(position), group, |i, vector| {
+                        vector.store(row[i * 4..i * 4 + 4].as_mut_ptr());
+                    });
                 }
-            }
-            self.score(count, key_width, rows);
-            let (tile, width) = match values {
-                Values::OfKeys => (&*self.keys, key_width),
-                Values::Cache(_) => (&*self.values, value_width),
             };
-            let partial = |h: usize| partials.all.write((partials.at)(h));
+            if !key_rows.in_place {
+                widen(keys, self.keys);
+            }
+            let key_width = heads.key_width.next_multiple_of(4);
+            self.score(queries, stride, key_width, key_rows.tile(i), key_rows.stride, part.len());
+            let value_rows = match &value_rows {
+                None => &key_rows,
+                Some((values, rows)) => {
+                    if !rows.in_place {
+                        widen(*values, self.values);
+                    }
+                    rows
+                }
+            };
+            let width = heads.value_width.next_multiple_of(4);
+            add_tile(self.scores, value_rows.tile(i), value_rows.stride, part.len(), width, sums);
+        }
+    }
+
+    /// scores[h, row] = query h times key row; behind the last row are some that nobody looks at.
+    ///
+    /// # Safety
+    /// The tile must have `count` rows of `width` elements.
+    unsafe fn score(
+        &mut self,
+        queries: &[f32],
+        stride: usize,
+        width: usize,
+        tile: &[*const f32],
+        tile_stride: usize,
+        count: usize,
+    ) {
+        let heads = queries.len() / stride;
+        let fours = heads / 4 * 4;
+        for i in 0..count.div_ceil(ROWS_AT_ONCE) {
+            let [a, b, c, d] = from_fn(|r| tile[i].add(r * tile_stride));
+            let ahead = tile[(i + 1).min(tile.len() - 1)];
+            let scores = &mut self.scores[i * ROWS_AT_ONCE..];
             for h in (0..fours).step_by(4) {
-                let scores = &mut self.scores[h * TILE..(h + 4) * TILE];
-                let partials = core::array::from_fn(|i| partial(h + i));
-                add_tile::<4>(scores, tile, width, value_width, rows, partials);
+                let (queries, scores) = (&queries[h * stride..], &mut scores[h * TILE..]);
+                let ahead = ahead.add(h / 4 % ROWS_AT_ONCE * tile_stride);
+                let touched = dot_tile::<4, 2>(queries, stride, [a, b], width, scores, Some(ahead));
+                dot_tile::<4, 2>(queries, stride, [c, d], width, &mut scores[2..], None);
+                self.touched[0] = touched;
             }
-            for h in fours..count {
-                let scores = &mut self.scores[h * TILE..(h + 1) * TILE];
-                add_tile::<1>(scores, tile, width, value_width, rows, [partial(h)]);
-            }
-        }
-    }
-
-    /// scores[h, row] = query h times key row; an odd last row has one behind it that nobody looks at.
-    fn score(&mut self, count: usize, width: usize, rows: usize) {
-        let rows = rows.next_multiple_of(2);
-        let fours = count / 4 * 4;
-        for h in (0..fours).step_by(4) {
-            let query = &self.queries[h * width..(h + 4) * width];
-            for row in (0..rows).step_by(2) {
-                let keys = &self.keys[row * width..(row + 2) * width];
-                dot_tile::<4, 1>(query, keys, width, &mut self.scores[h * TILE + row..]);
-            }
-        }
-        for h in fours..count {
-            let query = &self.queries[h * width..(h + 1) * width];
-            let mut row = 0;
-            while rows - row >= 8 {
-                let keys = &self.keys[row * width..(row + 8) * width];
-                dot_tile::<1, 4>(query, keys, width, &mut self.scores[h * TILE + row..]);
-                row += 8;
-            }
-            while row < rows {
-                let keys = &self.keys[row * width..(row + 2) * width];
-                dot_tile::<1, 1>(query, keys, width, &mut self.scores[h * TILE + row..]);
-                row += 2;
+            for h in fours..heads {
+                let (queries, scores) = (&queries[h * stride..], &mut scores[h * TILE..]);
+                dot_tile::<1, 4>(queries, stride, [a, b, c, d], width, scores, None);
             }
         }
     }
 }
 
-/// Writes the vectors of a row into a tile.
-fn in_tile(tile: &mut [f32], row: usize, width: usize) -> impl FnMut(usize, F32x4) + '_ {
-    let pair = &mut tile[row / 2 * 2 * width..(row / 2 + 1) * 2 * width];
-    let pair = &mut pair[row % 2 * 4..];
-    move |i, vector| {
-        let into = &mut pair[i * 8..i * 8 + 4];
-        // SAFETY: four f32.
-        unsafe { vector.store(into.as_mut_ptr()) };
-    }
-}
+/// Vectors of a row that a step of a loop takes: an engine computes the bound of a load once for every
+/// offset, and here all rows use the same ones.
+const STEP: usize = 4;
 
-/// Products of HEADS queries with PAIRS pairs of keys, in vectors of 4 whose lanes are added up last: the
-/// same sum whatever the numbers.
+/// Products of HEADS queries with ROWS keys, in vectors of 4 whose lanes are added up last: the same sum
+/// whatever the numbers. Meanwhile the row `ahead` is brought into the processor's caches, which by
+/// themselves do not look far enough ahead; returns something made of what was read there.
+///
+/// # Safety
+/// The keys and the row ahead must have `width` elements.
 #[inline(always)]
-fn dot_tile<const HEADS: usize, const PAIRS: usize>(
+unsafe fn dot_tile<const HEADS: usize, const ROWS: usize>(
     queries: &[f32],
-    keys: &[f32],
+    stride: usize,
+    mut keys: [*const f32; ROWS],
     width: usize,
     scores: &mut [f32],
-) {
-    assert!(queries.len() >= HEADS * width && keys.len() >= 2 * PAIRS * width);
-    assert!(scores.len() >= (HEADS - 1) * TILE + 2 * PAIRS);
-    let mut sums = [[[F32x4::splat(0.0); HEADS]; 2]; PAIRS];
-    // SAFETY: i < width / 4, see the asserts.
-    unsafe {
-        for i in 0..width / 4 {
-            let query: [F32x4; HEADS] =
-                core::array::from_fn(|h| F32x4::load(queries.as_ptr().add((i * HEADS + h) * 4)));
-            for (p, sums) in sums.iter_mut().enumerate() {
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let key = F32x4::load(keys.as_ptr().add(p * 2 * width + i * 8 + r * 4));
-                    for (sum, query) in sums.iter_mut().zip(query) {
-                        *sum = sum.add(query.mul(key));
-                    }
-                }
-            }
+    mut ahead: Option<*const f32>,
+) -> u32 {
+    let mut touched = 0;
+    assert!(queries.len() >= (HEADS - 1) * stride + width);
+    assert!(scores.len() >= (HEADS - 1) * TILE + ROWS);
+    let mut sums = [[F32x4::splat(0.0); HEADS]; ROWS];
+    let mut queries: [*const f32; HEADS] = from_fn(|h| queries.as_ptr().add(h * stride));
+    let mut left = width / 4;
+    while left >= STEP {
+        queries.iter_mut().for_each(|query| *query = opaque(*query));
+        keys.iter_mut().for_each(|key| *key = opaque(*key));
+        if let Some(ahead) = &mut ahead {
+            touched |= (opaque(*ahead) as *const u32).read_unaligned();
+            *ahead = ahead.add(STEP * 4);
+        }
+        for i in 0..STEP {
+            add_products(&mut sums, &queries, &keys, i * 4);
+        }
+        queries.iter_mut().for_each(|query| *query = query.add(STEP * 4));
+        keys.iter_mut().for_each(|key| *key = key.add(STEP * 4));
+        left -= STEP;
+    }
+    for i in 0..left {
+        add_products(&mut sums, &queries, &keys, i * 4);
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        for (h, sum) in sums.iter().enumerate() {
+            scores[h * TILE + r] = sum.sum();
         }
     }
-    for (p, sums) in sums.iter().enumerate() {
-        for (r, sums) in sums.iter().enumerate() {
-            for (h, sum) in sums.iter().enumerate() {
-                scores[h * TILE + p * 2 + r] = sum.sum();
-            }
+    touched
+}
+
+#[inline(always)]
+unsafe fn add_products<const HEADS: usize, const ROWS: usize>(
+    sums: &mut [[F32x4; HEADS]; ROWS],
+    queries: &[*const f32; HEADS],
+    keys: &[*const f32; ROWS],
+    at: usize,
+) {
+    let keys = keys.map(|key| F32x4::load(key.add(at)));
+    for (h, query) in queries.iter().enumerate() {
+        let query = F32x4::load(query.add(at));
+        for (sums, key) in sums.iter_mut().zip(keys) {
+            sums[h] = sums[h].add(query.mul(key)).kept();
         }
     }
 }
 
 /// Turns the scores of a tile into weights and adds the weighted rows to the partial results.
 ///
-/// # Panics
-/// If a length does not fit.
-#[inline(always)]
-fn add_tile<const HEADS: usize>(
+/// # Safety
+/// The tile must have `count` rows of `width` elements, the scores TILE for each of the partial results,
+/// and those PARTIAL_HEAD + width elements.
+unsafe fn add_tile(
     scores: &mut [f32],
-    tile: &[f32],
-    tile_width: usize,
-    width: usize,
+    tile: &[*const f32],
+    stride: usize,
     count: usize,
-    mut partials: [&mut [f32]; HEADS],
+    width: usize,
+    partials: &[*mut f32],
 ) {
-    let mut factors = [F32x4::splat(0.0); HEADS];
-    for (h, partial) in partials.iter_mut().enumerate() {
-        assert!(partial.len() >= PARTIAL_HEAD + width);
+    let mut factors = [0.0; HEADS_AT_ONCE];
+    for (h, partial) in partials.iter().enumerate() {
+        let partial = core::slice::from_raw_parts_mut(*partial, PARTIAL_HEAD);
         let weights = &mut scores[h * TILE..h * TILE + count];
         let largest = largest_of(weights).max(F32x4::splat(partial[0]));
-        let factor = math::exp(F32x4::splat(partial[0]).sub(largest));
+        let factor = math::exp_of_negative(F32x4::splat(partial[0]).sub(largest));
         let sum = exponentials(weights, largest);
         partial[0] = largest.to_array()[0];
-        partial[1] = partial[1] * factor.to_array()[0] + sum;
-        factors[h] = factor;
+        factors[h] = factor.to_array()[0];
+        partial[1] = partial[1] * factors[h] + sum;
     }
-    assert!(tile.len() >= TILE * tile_width && width <= tile_width && scores.len() >= HEADS * TILE);
-    let sums = partials.map(|partial| partial[PARTIAL_HEAD..].as_mut_ptr());
-    let mut vector = 0;
-    // SAFETY: vector + VECTORS <= width / 4, see the asserts.
-    unsafe {
-        while width / 4 - vector >= 2 {
-            add_rows::<HEADS, 2>(scores, tile, tile_width, count, &factors, &sums, vector);
-            vector += 2;
+    let rows = (tile.as_ptr(), stride, count);
+    let (pairs, rest) = partials.split_at(partials.len() / 2 * 2);
+    let scores = scores.as_ptr();
+    for at in (0..width / 16 * 16).step_by(16) {
+        let from = PARTIAL_HEAD + at;
+        for (i, pair) in pairs.chunks_exact(2).enumerate() {
+            let pair = [pair[0].add(from), pair[1].add(from)];
+            let factors = [factors[i * 2], factors[i * 2 + 1]];
+            add_rows::<2, 4>(scores.add(i * 2 * TILE), rows, at, factors, pair);
         }
-        if vector < width / 4 {
-            add_rows::<HEADS, 1>(scores, tile, tile_width, count, &factors, &sums, vector);
+        for (i, one) in rest.iter().enumerate() {
+            let h = pairs.len() + i;
+            add_rows::<1, 4>(scores.add(h * TILE), rows, at, [factors[h]], [one.add(from)]);
+        }
+    }
+    for at in (width / 16 * 16..width).step_by(4) {
+        for (h, one) in partials.iter().enumerate() {
+            let one = [one.add(PARTIAL_HEAD + at)];
+            add_rows::<1, 1>(scores.add(h * TILE), rows, at, [factors[h]], one);
         }
     }
 }
@@ -377,49 +455,53 @@ fn add_tile<const HEADS: usize>(
 /// sums = sums * factor + the weighted rows, for a few vectors of HEADS partial results.
 ///
 /// # Safety
-/// The tile and the sums must have VECTORS vectors from `vector` on, and there must be TILE weights a head.
-#[inline(always)]
+/// The rows and the sums must have VECTORS vectors, and there must be TILE weights a head.
+#[inline(never)]
 unsafe fn add_rows<const HEADS: usize, const VECTORS: usize>(
-    weights: &[f32],
-    tile: &[f32],
-    width: usize,
-    count: usize,
-    factors: &[F32x4; HEADS],
-    partials: &[*mut f32; HEADS],
-    vector: usize,
+    mut weights: *const f32,
+    (mut tile, stride, count): (*const *const f32, usize, usize),
+    at: usize,
+    factors: [f32; HEADS],
+    partials: [*mut f32; HEADS],
 ) {
     let mut sums = [[F32x4::splat(0.0); VECTORS]; HEADS];
     for (h, sums) in sums.iter_mut().enumerate() {
         for (v, sum) in sums.iter_mut().enumerate() {
-            *sum = F32x4::load(partials[h].add((vector + v) * 4)).mul(factors[h]);
+            *sum = F32x4::load(partials[h].add(v * 4)).mul(F32x4::splat(factors[h]));
         }
     }
-    let add = |row: usize, weights: [F32x4; HEADS], sums: &mut [[F32x4; VECTORS]; HEADS]| {
-        let pair = tile.as_ptr().add(row / 2 * 2 * width + vector * 8 + row % 2 * 4);
+    let add = |sums: &mut [[F32x4; VECTORS]; HEADS], row: *const f32, weights: [F32x4; HEADS]| {
+        let row = opaque(row);
         for v in 0..VECTORS {
-            let value = F32x4::load(pair.add(v * 8));
+            let value = F32x4::load(row.add(v * 4));
             for (sums, weight) in sums.iter_mut().zip(weights) {
                 sums[v] = sums[v].add(value.mul(weight)).kept();
             }
         }
+        row.add(stride)
     };
-    let weight = |h: usize, row: usize| weights.as_ptr().add(h * TILE + row);
-    let mut row = 0;
-    while count - row >= 4 {
-        let four: [F32x4; HEADS] = core::array::from_fn(|h| F32x4::load(weight(h, row)));
-        add(row, four.map(|four| four.splat_lane(0)), &mut sums);
-        add(row + 1, four.map(|four| four.splat_lane(1)), &mut sums);
-        add(row + 2, four.map(|four| four.splat_lane(2)), &mut sums);
-        add(row + 3, four.map(|four| four.splat_lane(3)), &mut sums);
-        row += 4;
+    let mut left = count;
+    while left >= 4 {
+        weights = opaque(weights);
+        let four: [F32x4; HEADS] = from_fn(|h| F32x4::load(weights.add(h * TILE)));
+        let row = (*tile).add(at);
+        let row = add(&mut sums, row, four.map(|four| four.splat_lane(0)));
+        let row = add(&mut sums, row, four.map(|four| four.splat_lane(1)));
+        let row = add(&mut sums, row, four.map(|four| four.splat_lane(2)));
+        add(&mut sums, row, four.map(|four| four.splat_lane(3)));
+        weights = weights.add(4);
+        tile = tile.add(1);
+        left -= 4;
     }
-    while row < count {
-        add(row, core::array::from_fn(|h| F32x4::load_splat(weight(h, row))), &mut sums);
-        row += 1;
+    if left > 0 {
+        let mut row = (*tile).add(at);
+        for i in 0..left {
+            row = add(&mut sums, row, from_fn(|h| F32x4::load_splat(weights.add(h * TILE + i))));
+        }
     }
-    for (h, sums) in sums.iter().enumerate() {
+    for (partial, sums) in partials.iter().zip(&sums) {
         for (v, sum) in sums.iter().enumerate() {
-            sum.store(partials[h].add((vector + v) * 4));
+            sum.store(partial.add(v * 4));
         }
     }
 }
@@ -433,7 +515,7 @@ fn combine(parts: &[f32], elements: usize, result: &mut [f32]) {
     let mut total = 0.0;
     result.fill(0.0);
     for part in parts.chunks_exact(elements) {
-        let factor = math::exp(F32x4::splat(part[0]).sub(largest)).to_array()[0];
+        let factor = math::exp_of_negative(F32x4::splat(part[0]).sub(largest)).to_array()[0];
         total += part[1] * factor;
         for (sum, value) in result.iter_mut().zip(&part[PARTIAL_HEAD..]) {
             *sum += value * factor;
@@ -466,13 +548,13 @@ fn exponentials(x: &mut [f32], largest: F32x4) -> f32 {
     for four in whole.chunks_exact_mut(4) {
         // SAFETY: `four` has four elements.
         unsafe {
-            let e = math::exp(F32x4::load(four.as_ptr()).sub(largest));
+            let e = math::exp_of_negative(F32x4::load(four.as_ptr()).sub(largest));
             e.store(four.as_mut_ptr());
             sum = sum.add(e);
         }
     }
     rest.iter_mut().fold(sum.sum(), |sum, value| {
-        *value = math::exp(F32x4::splat(*value).sub(largest)).to_array()[0];
+        *value = math::exp_of_negative(F32x4::splat(*value).sub(largest)).to_array()[0];
         sum + *value
     })
 }

@@ -152,6 +152,24 @@ impl<'a> Cache<'a> {
         begin..begin + bytes
     }
 
+    /// Whether rows are whole vectors of f32, for who reads them where they lie.
+    pub fn lies_in_vectors(&self) -> bool {
+        self.format == CacheFormat::F32 && self.width % 4 == 0
+    }
+
+    /// Where a head's rows of `count` slots in turn lie, each `heads * width` elements after the one before.
+    ///
+    /// # Safety
+    /// Nobody may write to the slots until the next barrier.
+    ///
+    /// # Panics
+    /// If there are no such slots or the elements are not f32.
+    pub unsafe fn rows(&self, slot: usize, head: usize, count: usize) -> *const f32 {
+        assert!(self.format == CacheFormat::F32 && count > 0);
+        let bytes = self.range(slot, head).start..self.range(slot + count - 1, head).end;
+        self.bytes.read(bytes).as_ptr() as *const f32
+    }
+
     /// Stores a head's row.
     ///
     /// # Safety
