@@ -139,7 +139,7 @@ class Runtime {
     return *runtime;
   }
 
-  DeviceMemory memory;
+  DeviceMemory& memory = device_memory();
   const Device device = make_device();
 
   Binary* add(const void* data) {

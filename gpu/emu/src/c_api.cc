@@ -16,11 +16,6 @@ namespace {
 thread_local std::string error_text;
 thread_local int error_kind = 0;
 
-DeviceMemory& memory() {
-  static DeviceMemory* const memory = new DeviceMemory;  // outlives whatever exits
-  return *memory;
-}
-
 /// Runs f; what it throws becomes the thread's error.
 template <class F>
 bool succeeds(F f) {
@@ -48,7 +43,7 @@ ptx_module* ptx_load(const char* text) {
     loaded->module = parse(text);
     for (const auto& [name, variable] : loaded->module->globals) {
       auto kind = variable->space == Space::Const ? Allocation::Kind::Constant : Allocation::Kind::Module;
-      memory().add(reinterpret_cast<void*>(variable->address), variable->bytes, kind, name);
+      device_memory().add(reinterpret_cast<void*>(variable->address), variable->bytes, kind, name);
     }
   });
   return good ? loaded.release() : nullptr;
@@ -56,7 +51,7 @@ ptx_module* ptx_load(const char* text) {
 
 void ptx_unload(ptx_module* module) {
   for (const auto& [name, variable] : module->module->globals) {
-    memory().remove(reinterpret_cast<void*>(variable->address));
+    device_memory().remove(reinterpret_cast<void*>(variable->address));
   }
   delete module;
 }
@@ -75,7 +70,7 @@ int ptx_launch(ptx_module* module, const char* kernel, const uint32_t grid[3], c
       }
     }
     LaunchResult result = launch(*module->module, kernel, {grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]},
-                                 dynamic_shared, arguments, cooperative != 0, memory(), chosen);
+                                 dynamic_shared, arguments, cooperative != 0, device_memory(), chosen);
     if (counters == nullptr) return;
     const Counters& c = result.counters;
     *counters = {c.warp_instructions,    c.tensor_instructions, c.multiply_adds,
@@ -84,13 +79,13 @@ int ptx_launch(ptx_module* module, const char* kernel, const uint32_t grid[3], c
   }) ? 0 : 1;
 }
 
-void* ptx_allocate(size_t bytes) { return memory().allocate(bytes, Allocation::Kind::Device, "allocation"); }
-int ptx_free(void* address) { return memory().release(address) ? 0 : 1; }
+void* ptx_allocate(size_t bytes) { return device_memory().allocate(bytes, Allocation::Kind::Device, "allocation"); }
+int ptx_free(void* address) { return device_memory().release(address) ? 0 : 1; }
 void ptx_add_memory(const void* address, size_t bytes, const char* name) {
-  memory().add(address, bytes, Allocation::Kind::Host, name);
+  device_memory().add(address, bytes, Allocation::Kind::Host, name);
 }
-void ptx_remove_memory(const void* address) { memory().remove(address); }
-void ptx_mark_written(const void* address, size_t bytes) { memory().mark_written(address, bytes); }
+void ptx_remove_memory(const void* address) { device_memory().remove(address); }
+void ptx_mark_written(const void* address, size_t bytes) { device_memory().mark_written(address, bytes); }
 
 const char* ptx_error(void) { return error_text.c_str(); }
 int ptx_error_kind(void) { return error_kind; }

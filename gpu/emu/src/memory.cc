@@ -15,6 +15,11 @@ uint8_t* new_shadow(uint64_t bytes) { return static_cast<uint8_t*>(std::calloc(b
 
 }  // namespace
 
+DeviceMemory& device_memory() {
+  static DeviceMemory* const memory = new DeviceMemory;  // programs use it until their very end
+  return *memory;
+}
+
 DeviceMemory::~DeviceMemory() {
   while (!allocations_.empty()) forget(allocations_.begin());
 }

@@ -72,4 +72,7 @@ class DeviceMemory {
   uint64_t count_ = 0;
 };
 
+/// The memory of the process's one emulated device.
+DeviceMemory& device_memory();
+
 }  // namespace emu
