@@ -20,10 +20,10 @@ MUTANTS = {
     "sm90_bf16": [r"mbarrier\.arrive\.", r"cp\.async\.mbarrier\.arrive", r"wgmma\.wait_group", r"bar\.sync", r"barrier\.sync", r"bar\.arrive"],
     "sm90_fp8": [r"mbarrier\.arrive\.", r"cp\.async\.mbarrier\.arrive", r"wgmma\.wait_group", r"bar\.sync", r"barrier\.sync", r"bar\.arrive"],
 }
-# More sequences than blocks, so that a block goes through all of its loops; in three orders of warps.
+# More sequences than blocks, so that a block goes through all of its loops; in two orders of warps.
 CASE = "decode_many"
 MULTIPROCESSORS = "2"
-SEEDS = ["0", "1", "2"]
+SEEDS = ["0", "1"]
 # Instructions of a run that ends are fewer by far.
 LIMIT = "3000000"
 
