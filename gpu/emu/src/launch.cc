@@ -243,7 +243,8 @@ bool Executor::turn(Block& block) {
   size_t warps = block.warps.size();
   size_t first = random_ != 0 ? random() % warps : 0;
   for (size_t n = 0; n < warps; n++) {
-    unsigned instructions = random_ != 0 ? 1 + static_cast<unsigned>(random() % 256) : kTurn;
+    // Long turns are as likely as short ones: some warps run far ahead of others.
+    unsigned instructions = random_ != 0 ? 1 + static_cast<unsigned>(random() % (1u << random() % 17)) : kTurn;
     any |= run(block, block.warps[(first + n) % warps], instructions);
   }
   block.done = std::all_of(block.warps.begin(), block.warps.end(), [](const Warp& w) { return w.alive == 0; });

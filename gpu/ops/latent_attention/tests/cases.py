@@ -27,7 +27,7 @@ CASES = {
     "decode_ragged": ([1, 1, 1], [1, 300, 129], 16, 64, False),
     "decode_heads": ([1], [1000], 128, 64, False),
     "decode_odd_heads": ([1, 1], [33, 65], 3, 16, False),
-    "decode_many": ([1] * 7, [200, 64, 1, 130, 33, 300, 97], 16, 16, False),
+    "decode_many": ([1] * 7, [200, 64, 1, 130, 33, 900, 97], 16, 16, False),
     "prefill": ([40, 5], [100, 5], 16, 16, True),
     "prefill_pages": ([17, 1, 3], [17, 130, 64], 16, 64, True),
 }
