@@ -1,0 +1,69 @@
+// Attention over a paged latent cache (MLA, absorbed form): FlashInfer's kernels behind C.
+//
+// A step is planned once on the host and the plan serves every layer. Shapes: T tokens, B sequences,
+// H heads, P rows per block. A cache row is [latent 512 | rotated key 64], rows of a block in turn.
+// Every function returns a cudaError_t (0 is success) and nothing throws.
+#ifndef HYBRIDSEEK_LATENT_ATTENTION_H
+#define HYBRIDSEEK_LATENT_ATTENTION_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define LATENT_ATTENTION_LATENT 512
+#define LATENT_ATTENTION_ROTARY 64
+#define LATENT_ATTENTION_PLAN_WORDS 18
+/// Bytes that hold the plan's tables for any batch, on the host and on the device.
+#define LATENT_ATTENTION_INT_WORKSPACE (8u << 20)
+
+typedef struct {
+  uint32_t heads;
+  uint32_t block_size;
+  /// Grid and offsets into the workspaces, as FlashInfer's planner gives them.
+  int64_t offsets[LATENT_ATTENTION_PLAN_WORDS];
+  /// Bytes of the host tables that must be copied to the device's int workspace.
+  size_t staged_bytes;
+} LatentAttentionPlan;
+
+typedef struct {
+  const void* query_latent;      ///< bf16 [T, H, 512]: the query times W_UK
+  const void* query_rotary;      ///< bf16 [T, H, 64]
+  const void* cache;             ///< bf16 or fp8 e4m3 [blocks, P, 576], 16-byte aligned
+  const int32_t* block_indices;  ///< blocks of sequence 0, then of sequence 1, ...
+  void* output;                  ///< bf16 [T, H, 512], to be multiplied by W_UV
+  float* log_sum_exp;            ///< [T, H], natural logarithm; may be null
+  void* int_workspace;           ///< device copy of the plan's tables
+  void* float_workspace;         ///< partial results of split contexts
+  float scale;                   ///< of the scores
+  float cache_scale;             ///< an fp8 element times this is its value; 1 for bf16
+} LatentAttentionTensors;
+
+/// Plans a step. `query_starts` [B+1], `block_starts` [B+1] (prefix sums of block counts) and
+/// `context_lengths` [B] lie on the host; `tables` has LATENT_ATTENTION_INT_WORKSPACE bytes, and its
+/// first `staged_bytes` are to be copied to the int workspace. Causal: token i of a sequence's n sees
+/// keys 0 ... context - n + i.
+/// The device's number of multiprocessors decides the grid. `float_bytes` is the size of the float
+/// workspace; too small a one is refused.
+int latent_attention_plan(const int32_t* query_starts, const int32_t* block_starts,
+                          const int32_t* context_lengths, uint32_t sequences, uint32_t heads,
+                          uint32_t block_size, int causal, void* tables, size_t float_bytes,
+                          LatentAttentionPlan* plan);
+
+/// The kernels, one per architecture and cache format; each launches once on `stream`, cooperatively.
+int latent_attention_sm80_bf16(const LatentAttentionPlan* plan, const LatentAttentionTensors* tensors,
+                               int causal, void* stream);
+int latent_attention_sm80_fp8(const LatentAttentionPlan* plan, const LatentAttentionTensors* tensors,
+                              int causal, void* stream);
+int latent_attention_sm90_bf16(const LatentAttentionPlan* plan, const LatentAttentionTensors* tensors,
+                               int causal, void* stream);
+int latent_attention_sm90_fp8(const LatentAttentionPlan* plan, const LatentAttentionTensors* tensors,
+                              int causal, void* stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,46 @@
+/**
+ * FlashInfer's MLA kernels, compiled by nvcc and run by the PTX executor, against float64; and the same
+ * kernels with their synchronisation taken out, which must be noticed.
+ */
+import { strict as assert } from "node:assert";
+import { buildLatentAttention } from "../../gpu/emulated.ts";
+import { emulator, needs, python, succeeds } from "./gpu.ts";
+
+const tests = new URL("../../gpu/ops/latent_attention/tests/", import.meta.url);
+const tolerances = new URL("tolerances.json", tests).pathname;
+const architectures = {
+  sm80_bf16: "sm_80",
+  sm80_fp8: "sm_80",
+  sm90_bf16: "sm_90a",
+  sm90_fp8: "sm_90a",
+};
+
+async function runs(script: string, kernel: keyof typeof architectures): Promise<boolean> {
+  const library = await buildLatentAttention(await emulator());
+  const path = new URL(script, tests).pathname;
+  const env = { HYBRIDSEEK_EMU_ARCH: architectures[kernel] };
+  return await succeeds(python!, [path, library, kernel, tolerances], env);
+}
+
+for (const kernel of Object.keys(architectures) as (keyof typeof architectures)[]) {
+  Deno.test(
+    needs(`MLA ${kernel}: ragged batches against float64`, "build", "python", "nvcc"),
+    async () => {
+      assert(await runs("cases.py", kernel));
+    },
+  );
+}
+
+for (const kernel of ["sm80_bf16", "sm90_bf16"] as const) {
+  Deno.test(
+    needs(
+      `MLA ${kernel}: missing waits, barriers and arrivals are caught`,
+      "build",
+      "python",
+      "nvcc",
+    ),
+    async () => {
+      assert(await runs("mutations.py", kernel));
+    },
+  );
+}
