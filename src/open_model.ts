@@ -2,7 +2,8 @@
  * From a package to everything that a model is made of.
  * @module
  */
-import type { Backend, BackendInfo, BackendName } from "./backend/backend.ts";
+import { type Backend, type BackendInfo, type BackendName, BACKENDS } from "./backend/backend.ts";
+import { openNativeBackend } from "./backend/native/native_backend.ts";
 import { openOrtBackend, type OrtModule } from "./backend/ort.ts";
 import type { EngineBuild } from "./backend/wasm/engine_module.ts";
 import type { CacheType } from "./backend/wasm/opcodes.ts";
@@ -25,16 +26,23 @@ import type { TokenizerConfig } from "./text/tokenizer_config.ts";
 export interface OpenOptions {
   /**
    * What computes: `wasm` (the default) runs everywhere, `ort` runs the file's function bodies on ONNX
-   * Runtime.
+   * Runtime, `ort-native` runs this library's kernels inside ONNX Runtime, by a native library that
+   * `hybridseek gpu build` makes.
    */
   backend?: BackendName;
   /** For `ort`: the imported `onnxruntime-node` or `onnxruntime-web`. */
   ort?: OrtModule;
+  /**
+   * For `ort-native`: the path of ONNX Runtime's library. By default the environment's
+   * HYBRIDSEEK_ONNXRUNTIME, else that of the npm package onnxruntime-node.
+   */
+  onnxruntime?: string;
   /** For `wasm`: a certain build of the engine; the best one that the runtime accepts by default. */
   build?: EngineBuild;
   /**
-   * For `wasm`: how many threads compute, 1 to 64, as workers that share one memory. By default one per
-   * core; the caller's own thread for a small model and where threads can not be had.
+   * For `wasm` and `ort-native`: how many threads compute, 1 to 64. By default one per core. On `wasm` they
+   * are workers that share one memory; the caller's own thread computes a small model, and where threads
+   * can not be had.
    */
   threads?: number;
   /**
@@ -59,7 +67,7 @@ export interface OpenOptions {
   generationConfig?: false;
   /** `false`: files are not compared with the package's hashes. */
   verify?: boolean;
-  /** For `wasm`: told what was chosen and what it takes, before anything is loaded. */
+  /** For `wasm` and `ort-native`: told what was chosen and what it takes, before anything is loaded. */
   onPlan?: (info: BackendInfo) => void;
   /** Told of the bytes loaded so far and in all. */
   onProgress?: (doneBytes: number, totalBytes: number) => void;
@@ -104,14 +112,21 @@ export async function openModel(
     const spec = modelSpec(graph);
     const sizes = checkSizes(spec, options);
     const tokenizer = await openTokenizer(model);
-    const { ort, onProgress: onLoaded } = options;
-    const { build, threads, memoryBytes, hugePages, cacheType, onPlan } = options;
-    const wasm = { build, threads, memoryBytes, hugePages, cacheType, onPlan, onLoaded };
+    const { ort, onnxruntime, threads, onPlan, onProgress: onLoaded } = options;
+    const { build, memoryBytes, hugePages, cacheType } = options;
+    const open: Record<BackendName, () => Promise<Backend>> = {
+      "wasm": () =>
+        openWasmBackend(model, graph, spec, {
+          ...{ ...sizes, build, threads, memoryBytes, hugePages, cacheType },
+          ...{ onPlan, onLoaded },
+        }),
+      "ort": () => openOrtBackend(model, graph, spec, { ...sizes, ort }),
+      "ort-native": () =>
+        openNativeBackend(model, graph, spec, { ...sizes, onnxruntime, threads, onPlan }),
+    };
     try {
       const config = await openGenerationConfig(model, tokenizer?.eosTokenId, options);
-      const backend = options.backend === "ort"
-        ? await openOrtBackend(model, graph, spec, { ...sizes, ort })
-        : await openWasmBackend(model, graph, spec, { ...sizes, ...wasm });
+      const backend = await open[options.backend ?? "wasm"]();
       kept = backend.expertStats !== undefined;
       return { spec, backend, tokenizer, config };
     } catch (error) {
@@ -134,10 +149,11 @@ function checkSizes(
       `Cannot open the model: ${field} is ${value}, it can be ${least} to ${most}.`,
     );
   };
-  if (backend !== "wasm" && backend !== "ort") {
+  if (!BACKENDS.includes(backend)) {
     throw new InvalidArgumentError(
       "backend",
-      `Cannot open the model: backend is ${JSON.stringify(backend)}, it can be "wasm" or "ort".`,
+      `Cannot open the model: backend is ${JSON.stringify(backend)}, it can be one of ` +
+        `${BACKENDS.join(", ")}.`,
     );
   }
   const context = contextLength ?? Math.min(spec.contextLength, DEFAULT_CONTEXT);

@@ -21,6 +21,7 @@ export const ways: Readonly<Record<string, OpenOptions>> = {
   "wasm, relaxed SIMD": { backend: "wasm", build: "relaxed-simd" },
   "wasm, plain SIMD": { backend: "wasm", build: "simd" },
   "stock onnxruntime-node": { backend: "ort" },
+  "onnxruntime with our kernels": { backend: "ort-native" },
 };
 
 const folder = Deno.makeTempDirSync({ prefix: "hybridseek-test-" });

@@ -9,9 +9,28 @@ export const shared: URL = new URL("../../shared/", import.meta.url);
 /** Whether the shared data is there; tests that need it are ignored where it is not. */
 export const hasShared: boolean = exists(shared);
 
+/** Where `hybridseek gpu build` puts the native library. */
+export const nativeLibrary: string =
+  new URL("../gpu/build/hybridseek.node", import.meta.url).pathname;
+
+/** A test's name, ending with the reasons where it is ignored. */
+export function needs(
+  name: string,
+  what: { shared?: boolean; native?: boolean },
+): { name: string; ignore: boolean } {
+  const missing = [
+    ...(what.shared && !hasShared ? ["no ../shared"] : []),
+    ...(what.native && !exists(nativeLibrary)
+      ? ["no native library; hybridseek gpu build makes it"]
+      : []),
+  ];
+  const reason = missing.length > 0 ? ` (ignored: ${missing.join(", ")})` : "";
+  return { name: name + reason, ignore: missing.length > 0 };
+}
+
 /** Ends a test's name with the reason where it is ignored for want of the shared data. */
 export function needsShared(name: string): { name: string; ignore: boolean } {
-  return { name: hasShared ? name : `${name} (ignored: no ../shared)`, ignore: !hasShared };
+  return needs(name, { shared: true });
 }
 
 /** The text of a shared file. */
@@ -19,9 +38,10 @@ export function readShared(path: string): string {
   return Deno.readTextFileSync(new URL(path, shared));
 }
 
-function exists(url: URL): boolean {
+function exists(path: URL | string): boolean {
   try {
-    return Deno.statSync(url).isDirectory;
+    Deno.statSync(path);
+    return true;
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return false;
     throw error;

@@ -5,7 +5,9 @@
 import type { StepLimits, StepPlan } from "./step_plan.ts";
 
 /** Names of the backends. */
-export type BackendName = "wasm" | "ort";
+export type BackendName = "wasm" | "ort" | "ort-native";
+/** All of them. */
+export const BACKENDS: readonly BackendName[] = ["wasm", "ort", "ort-native"];
 
 /** What was chosen when a backend was opened. */
 export interface BackendInfo {

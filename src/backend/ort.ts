@@ -6,19 +6,24 @@
  * small. Exactness between batch sizes is that of its matrix products, f32 noise and not bit for bit.
  * @module
  */
-import { BackendError, CapacityError, type HybridseekError, UnsupportedError } from "../errors.ts";
+import { BackendError, CapacityError, UnsupportedError } from "../errors.ts";
 import type { ModelPackage } from "../files/model_package.ts";
 import type { ModelSpec } from "../model_spec.ts";
 import type { GraphModel } from "../onnx/read_model.ts";
 import type { Backend, BackendInfo, BlockCopies, StepResult } from "./backend.ts";
 import {
-  checkStepPlan,
-  type StepLimits,
-  stepLimits,
-  type StepPlan,
-  type StepPreferences,
-  type StepSizes,
-} from "./step_plan.ts";
+  type CacheShape,
+  cacheShapes,
+  GraphBackend,
+  type GraphRunner,
+  INSTALL_COMMAND,
+  NODE_PACKAGE,
+  NODE_PACKAGE_VERSION,
+  resultNames,
+  type StepInput,
+  verifyFiles,
+} from "./graph_backend.ts";
+import { stepLimits, type StepPreferences, type StepSizes } from "./step_plan.ts";
 
 /** What is used of a tensor of onnxruntime-common. */
 export interface OrtTensor {
@@ -58,9 +63,6 @@ const PREFERENCES: StepPreferences = {
   blockSize: 16,
   cacheBytes: 32 * 1024 * 1024,
 };
-/** Not written into the import: nothing depends on the package unless this backend is asked for. */
-const NODE_PACKAGE = "onnxruntime-node";
-const NODE_PACKAGE_VERSION = "1.30.0";
 
 /**
  * Opens a model on backend `ort`.
@@ -81,8 +83,7 @@ export async function openOrtBackend(
   options: OrtBackendOptions = {},
 ): Promise<Backend> {
   const ort = options.ort ?? await importOrt();
-  const files = new Set([...graph.initializers.values()].map(({ file }) => file));
-  for (const file of ["model.onnx", ...files]) await model.verify(file);
+  const files = await verifyFiles(model, graph);
   const sessionOptions = { executionProviders: ["cpu"], logSeverityLevel: 3 };
   const path = model.path("model.onnx");
   let session: OrtSession;
@@ -91,7 +92,7 @@ export async function openOrtBackend(
       ? await ort.InferenceSession.create(path, sessionOptions)
       : await ort.InferenceSession.create(await model.readAll("model.onnx"), {
         ...sessionOptions,
-        externalData: await Promise.all([...files].map(async (file) => ({
+        externalData: await Promise.all(files.map(async (file) => ({
           path: file,
           data: await model.readAll(file),
         }))),
@@ -107,8 +108,25 @@ export async function openOrtBackend(
     );
   }
   const limits = stepLimits(spec, options, PREFERENCES);
+  const info: BackendInfo = {
+    backend: "ort",
+    build: "function bodies",
+    threads: 0,
+    threadsReason: "ONNX Runtime chooses by itself",
+    hugePages: false,
+    hugePagesReason: "ONNX Runtime takes its own memory",
+    cacheType: "f32",
+    verified: model.verifies,
+    bytes: { cache: spec.cacheBytesPerToken * limits.blocks * limits.blockSize },
+  };
   try {
-    return new OrtBackend(ort, session, graph, spec, limits, model.verifies);
+    const runner = new OrtRunner(
+      ort,
+      session,
+      resultNames(graph),
+      cacheShapes("ort", spec, limits),
+    );
+    return new GraphBackend(runner, info, limits, spec.vocabSize);
   } catch (cause) {
     await session.release();
     if (!(cause instanceof RangeError)) throw cause;
@@ -125,7 +143,7 @@ export async function openOrtBackend(
 }
 
 async function importOrt(): Promise<OrtModule> {
-  // Deno resolves `npm:` by itself; Node and Bun find what the user has installed.
+  // Not written into the import: nothing depends on the package unless this backend is asked for. Deno resolves `npm:` by itself; Node and Bun find what the user has installed.
   const specifiers = [NODE_PACKAGE, `npm:${NODE_PACKAGE}@${NODE_PACKAGE_VERSION}`];
   const causes: unknown[] = [];
   for (const specifier of specifiers) {
@@ -137,99 +155,39 @@ async function importOrt(): Promise<OrtModule> {
     }
   }
   throw new UnsupportedError(
-    `Cannot open backend ort: ${NODE_PACKAGE} is not installed; run npm install --ignore-scripts ` +
-      `${NODE_PACKAGE}@${NODE_PACKAGE_VERSION}, or pass a module: { backend: "ort", ort }.`,
+    `Cannot open backend ort: ${NODE_PACKAGE} is not installed; run ${INSTALL_COMMAND}, or pass a ` +
+      'module: { backend: "ort", ort }.',
     { cause: new AggregateError(causes) },
   );
 }
 
-class OrtBackend implements Backend {
-  readonly info: BackendInfo;
-  readonly limits: StepLimits;
+/** The caches go in and out of each run as tensors. */
+class OrtRunner implements GraphRunner {
   readonly #ort: OrtModule;
-  readonly #spec: ModelSpec;
+  readonly #session: OrtSession;
   readonly #outputs: string[];
-  readonly #caches = new Map<string, { values: Float32Array; dims: number[] }>();
-  #session: OrtSession | undefined;
-  /** What runs. */
-  #step: Promise<unknown> = Promise.resolve();
-  #failure: HybridseekError | undefined;
+  readonly #caches: (CacheShape & { values: Float32Array })[];
 
-  constructor(
-    ort: OrtModule,
-    session: OrtSession,
-    graph: GraphModel,
-    spec: ModelSpec,
-    limits: StepLimits,
-    verified: boolean,
-  ) {
+  constructor(ort: OrtModule, session: OrtSession, outputs: string[], caches: CacheShape[]) {
     this.#ort = ort;
     this.#session = session;
-    this.#spec = spec;
-    this.limits = limits;
-    this.#outputs = graph.outputs.map(({ name }) => name).filter((name) => !name.endsWith(".out"));
-    for (const { name, type, heads, width } of spec.caches) {
-      if (type !== "f32") {
-        throw new UnsupportedError(`Cannot open backend ort: cache ${name} is ${type}, not f32.`);
-      }
-      const dims = [limits.blocks, limits.blockSize, heads, width];
-      const values = new Float32Array(dims.reduce((product, size) => product * size, 1));
-      this.#caches.set(name, { values, dims });
-    }
-    const cacheTokens = limits.blocks * limits.blockSize;
-    this.info = {
-      backend: "ort",
-      build: "function bodies",
-      threads: 0,
-      threadsReason: "ONNX Runtime chooses by itself",
-      hugePages: false,
-      hugePagesReason: "ONNX Runtime takes its own memory",
-      cacheType: "f32",
-      verified,
-      bytes: { cache: spec.cacheBytesPerToken * cacheTokens },
-    };
+    this.#outputs = outputs;
+    this.#caches = caches.map((cache) => ({
+      ...cache,
+      values: new Float32Array(cache.dims.reduce((product, size) => product * size, 1)),
+    }));
   }
 
-  async run(step: StepPlan): Promise<StepResult> {
-    const session = this.#running();
-    checkStepPlan(step, this.limits, this.#spec.vocabSize);
+  async run(inputs: StepInput[]): Promise<StepResult> {
     const { Tensor } = this.#ort;
-    const sequences = step.contextLengths.length;
-    const vector = (values: Int32Array) => new Tensor("int32", values, [values.length]);
-    const feeds: Record<string, OrtTensor> = {
-      token_ids: vector(step.tokenIds),
-      positions: vector(step.positions),
-      slots: vector(step.slots),
-      query_starts: vector(step.queryStarts),
-      context_lengths: vector(step.contextLengths),
-      block_tables: new Tensor("int32", step.blockTables, [
-        sequences,
-        step.blockTables.length / sequences,
-      ]),
-      logit_rows: vector(step.logitRows),
-    };
-    for (const [name, { values, dims }] of this.#caches) {
+    const feeds: Record<string, OrtTensor> = {};
+    for (const { name, values, dims } of inputs) feeds[name] = new Tensor("int32", values, dims);
+    for (const { name, values, dims } of this.#caches) {
       feeds[name] = new Tensor("float32", values, dims);
     }
-    let results: Record<string, OrtTensor>;
-    try {
-      const running = session.run(feeds);
-      this.#step = running;
-      results = await running;
-    } catch (cause) {
-      this.#failure = new BackendError(
-        "backend_failed",
-        `Cannot run the step: ONNX Runtime stopped (${
-          (cause as Error).message
-        }); open the model again.`,
-        { cause },
-      );
-      this.#session = undefined;
-      await session.release();
-      throw this.#failure;
-    }
-    for (const [name, cache] of this.#caches) {
-      cache.values = results[`${name}.out`]!.data as Float32Array;
+    const results = await this.#session.run(feeds);
+    for (const cache of this.#caches) {
+      cache.values = results[`${cache.name}.out`]!.data as Float32Array;
     }
     return {
       logits: results.logits!.data as Float32Array,
@@ -238,26 +196,16 @@ class OrtBackend implements Backend {
     };
   }
 
-  copyBlocks(copies: BlockCopies): Promise<void> {
-    this.#running();
-    for (const { values, dims: [, ...rest] } of this.#caches.values()) {
+  copyBlocks(copies: BlockCopies): void {
+    for (const { values, dims: [, ...rest] } of this.#caches) {
       const size = rest.reduce((product, size) => product * size, 1);
       for (const { from, to } of copies) {
         values.copyWithin(to * size, from * size, (from + 1) * size);
       }
     }
-    return Promise.resolve();
   }
 
-  async close(): Promise<void> {
-    this.#failure ??= new BackendError("closed", "Cannot run the step: the model has been closed.");
-    await this.#step.catch(() => {}); // reported to whoever runs it
-    await this.#session?.release();
-    this.#session = undefined;
-  }
-
-  #running(): OrtSession {
-    if (this.#session) return this.#session;
-    throw this.#failure!;
+  release(): Promise<void> {
+    return this.#session.release();
   }
 }

@@ -1,5 +1,5 @@
 /**
- * The command line: `hybridseek generate | chat | export | inspect | bench`.
+ * The command line: `hybridseek generate | chat | export | inspect | bench | gpu`.
  * @module
  */
 import { realpathSync } from "node:fs";
@@ -12,6 +12,7 @@ import { addBenchCommand } from "./bench_command.ts";
 import { addChatCommand } from "./chat_command.ts";
 import { addExportCommand } from "./export_command.ts";
 import { addGenerateCommand } from "./generate_command.ts";
+import { addGpuCommand } from "./gpu_command.ts";
 import { addInspectCommand } from "./inspect_command.ts";
 import { interrupted } from "./interrupt.ts";
 
@@ -37,9 +38,10 @@ export async function main(args: readonly string[]): Promise<number> {
   addExportCommand(program);
   addInspectCommand(program);
   addBenchCommand(program);
+  addGpuCommand(program);
   try {
     await program.parseAsync([...args], { from: "user" });
-    return interrupted() ?? 0;
+    return interrupted() ?? Number(process.exitCode ?? 0);
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : MISUSED;
     const stopped = interrupted();

@@ -4,7 +4,7 @@
  */
 import process from "node:process";
 import { type Command, InvalidArgumentError as InvalidOption, Option } from "commander";
-import type { BackendInfo } from "../backend/backend.ts";
+import { type BackendInfo, type BackendName, BACKENDS } from "../backend/backend.ts";
 import type { CacheType } from "../backend/wasm/opcodes.ts";
 import { LLM } from "../llm.ts";
 import type { SamplingParams } from "../sampling_params.ts";
@@ -16,7 +16,7 @@ export interface ModelOptions {
   /** The package; the embedded model by default. */
   model?: string;
   /** What computes. */
-  backend: "wasm" | "ort";
+  backend: BackendName;
   /** Most tokens of a sequence. */
   context?: number;
   /** How many threads compute. */
@@ -77,7 +77,7 @@ export function addModelOptions(command: Command): Command {
   return command
     .option("-m, --model <package>", "folder or address of an exported model (default: embedded)")
     .addOption(
-      new Option("--backend <name>", "what computes").choices(["wasm", "ort"]).default("wasm"),
+      new Option("--backend <name>", "what computes").choices(BACKENDS).default("wasm"),
     )
     .option(
       "--context <tokens>",

@@ -9,21 +9,26 @@ import {
   tinyTensors,
 } from "../export/checkpoint_files.ts";
 import { checkpointFolder, temporaryPath } from "../packages.ts";
-import { needsShared } from "../shared.ts";
+import { needs, needsShared } from "../shared.ts";
 
 const main = new URL("../../src/cli/main.ts", import.meta.url).pathname;
 
-function command(args: string[], stdin: "piped" | "null"): Deno.ChildProcess {
+function command(
+  args: string[],
+  stdin: "piped" | "null",
+  env: Record<string, string> = {},
+): Deno.ChildProcess {
   return new Deno.Command(Deno.execPath(), {
     args: ["run", "--quiet", "--allow-all", main, ...args], // quiet: no word of downloads
+    env,
     stdin,
     stdout: "piped",
     stderr: "piped",
   }).spawn();
 }
 
-async function run(args: string[], input?: string) {
-  const child = command(args, input === undefined ? "null" : "piped");
+async function run(args: string[], input?: string, env?: Record<string, string>) {
+  const child = command(args, input === undefined ? "null" : "piped", env);
   if (input !== undefined) {
     const writer = child.stdin.getWriter();
     await writer.write(new TextEncoder().encode(input));
@@ -245,3 +250,30 @@ Deno.test("a named model's memory is printed before it is loaded, and --memory b
   assert.equal(misused.code, 2);
   assert.match(misused.stderr, /It must be a size, for example 4GB/);
 });
+
+Deno.test("gpu build without its tools names them and what brings them", async () => {
+  const { code, stderr } = await run(["gpu", "build"], undefined, { PATH: "/nowhere" });
+  assert.equal(code, 1);
+  assert.match(stderr, /missing are cmake \(apt-get install cmake\), C\+\+ .*, cargo /);
+});
+
+Deno.test("gpu doctor without a native library says what builds it, and fails", async () => {
+  const env = { PATH: "/nowhere", HYBRIDSEEK_NATIVE: "/nowhere/hybridseek.node" };
+  const { code, stdout } = await run(["gpu", "doctor"], undefined, env);
+  assert.equal(code, 1);
+  assert.match(stdout, /^native library .*\/nowhere\/hybridseek\.node.*hybridseek gpu build/m);
+  assert.match(stdout, /^cargo +not found: .*rustup/m);
+  for (const line of ["onnxruntime", "cmake", "CUDA driver", "NCCL", "MPI"]) {
+    assert(stdout.includes(`\n${line} `), line);
+  }
+});
+
+Deno.test(
+  needs("gpu doctor finds the native library and ONNX Runtime", { native: true }),
+  async () => {
+    const { code, stdout } = await run(["gpu", "doctor"]);
+    assert.equal(code, 0, stdout);
+    assert.match(stdout, /^native library .*built from these sources$/m);
+    assert.match(stdout, /^onnxruntime .*libonnxruntime.*, version \d+\.\d+/m);
+  },
+);

@@ -1,10 +1,11 @@
 /**
  * Every shared fixture, exported in f32, against goldens made with transformers: logits at every recorded
- * position, router choices, greedy tokens, perplexity; by both single-threaded builds and by the function
- * bodies on stock onnxruntime-node. All open the same file.
+ * position, router choices, greedy tokens, perplexity; by both single-threaded builds, by the function
+ * bodies on stock onnxruntime-node and by the native library's kernels in it. All open the same file.
  */
 import { strict as assert } from "node:assert";
-import type { Backend } from "../../src/backend/backend.ts";
+import { type Backend, BACKENDS } from "../../src/backend/backend.ts";
+import { openNativeBackend } from "../../src/backend/native/native_backend.ts";
 import { openOrtBackend } from "../../src/backend/ort.ts";
 import { openWasmBackend } from "../../src/backend/wasm/wasm_backend.ts";
 import { ModelPackage } from "../../src/files/model_package.ts";
@@ -13,7 +14,7 @@ import { readModel } from "../../src/onnx/read_model.ts";
 import { LLM } from "../../src/llm.ts";
 import { fixtures, openFixture, packageOf, ways } from "../packages.ts";
 import { readSafetensors, type Tensor } from "../safetensors_values.ts";
-import { needsShared } from "../shared.ts";
+import { needs, needsShared } from "../shared.ts";
 
 interface Golden {
   prompts: { input_ids: number[]; greedy: number[]; greedy_min_gap: number }[];
@@ -37,7 +38,8 @@ function goldenOf(name: string): { golden: Golden; tensors: Map<string, Tensor> 
 
 for (const name of fixtures) {
   for (const [way, options] of Object.entries(ways)) {
-    Deno.test(needsShared(`${name} on ${way}: logits at every recorded position`), async () => {
+    const wanted = { shared: true, native: options.backend === "ort-native" };
+    Deno.test(needs(`${name} on ${way}: logits at every recorded position`, wanted), async () => {
       const { golden, tensors } = goldenOf(name);
       await using llm = await openFixture(name, options);
       const pairs: [tokens: number[], want: Float32Array][] = [
@@ -54,7 +56,7 @@ for (const name of fixtures) {
       for (const [tokens, want] of pairs) await compareLogits(llm, tokens, want);
     });
 
-    Deno.test(needsShared(`${name} on ${way}: perplexity window`), async () => {
+    Deno.test(needs(`${name} on ${way}: perplexity window`, wanted), async () => {
       const { golden, tensors } = goldenOf(name);
       await using llm = await openFixture(name, options);
       const tokens = golden.perplexity.input_ids;
@@ -67,7 +69,7 @@ for (const name of fixtures) {
     });
 
     Deno.test(
-      needsShared(`${name} on ${way}: 32 greedy tokens of every prompt, together`),
+      needs(`${name} on ${way}: 32 greedy tokens of every prompt, together`, wanted),
       async () => {
         const { golden } = goldenOf(name);
         await using llm = await openFixture(name, options);
@@ -82,13 +84,18 @@ for (const name of fixtures) {
 }
 
 for (const name of fixtures.filter((name) => !name.includes("llm"))) {
-  for (const backend of ["wasm", "ort"] as const) {
-    Deno.test(needsShared(`${name} on ${backend}: router choices of the trace`), async () => {
+  for (const backend of BACKENDS) {
+    const wanted = { shared: true, native: backend === "ort-native" };
+    Deno.test(needs(`${name} on ${backend}: router choices of the trace`, wanted), async () => {
       const { golden, tensors } = goldenOf(name);
       const model = await ModelPackage.open(await packageOf(name, { weights: "f32" }));
       const graph = readModel("model.onnx", await model.readAll("model.onnx"));
       const spec = modelSpec(graph);
-      const open = { wasm: openWasmBackend, ort: openOrtBackend }[backend];
+      const open = {
+        "wasm": openWasmBackend,
+        "ort": openOrtBackend,
+        "ort-native": openNativeBackend,
+      }[backend];
       const opened = await open(model, graph, spec);
       try {
         await checkRouter(opened, golden.trace.input_ids, tensors);
@@ -185,7 +192,10 @@ async function tokenNlls(llm: LLM, tokens: number[]): Promise<number[]> {
 }
 
 Deno.test(
-  needsShared("both backends open the same file: one sha256, and logits that agree"),
+  needs("all backends open the same file: one sha256, and logits that agree", {
+    shared: true,
+    native: true,
+  }),
   async () => {
     const folder = await packageOf("deepseek-v2", { weights: "f32" });
     const sha256 = async () => {
@@ -194,12 +204,14 @@ Deno.test(
     };
     const before = await sha256();
     const logits: Float32Array[] = [];
-    for (const backend of ["wasm", "ort"] as const) {
+    for (const backend of BACKENDS) {
       await using llm = await LLM.open(folder, { backend });
       logits.push((await llm.forward([3, 1, 4, 1, 5, 9, 2, 6])).logits);
       assert.equal(await sha256(), before);
     }
-    const error = Math.max(...logits[0]!.map((value, i) => Math.abs(value - logits[1]![i]!)));
-    assert(error < 1e-4, `error ${error}`);
+    for (const other of logits.slice(1)) {
+      const error = Math.max(...logits[0]!.map((value, i) => Math.abs(value - other[i]!)));
+      assert(error < 1e-4, `error ${error}`);
+    }
   },
 );

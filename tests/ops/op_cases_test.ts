@@ -1,8 +1,16 @@
 /**
- * Every op case by the engine's kernels (every build) and by the function bodies on stock ONNX Runtime,
- * against the float64 results that numpy computed.
+ * Every op case by the engine's kernels (every build, and the native library's in ONNX Runtime) and by the
+ * function bodies on stock ONNX Runtime, against the float64 results that numpy computed.
  */
 import { strict as assert } from "node:assert";
+import {
+  type Addon,
+  type HostTensor,
+  loadAddon,
+  type NativeSession,
+  type NativeValues,
+  openOnnxRuntime,
+} from "../../src/backend/native/addon.ts";
 import type { OrtModule } from "../../src/backend/ort.ts";
 import { compileProgram } from "../../src/backend/wasm/compile_program.ts";
 import { type EngineBuild, engineSizes } from "../../src/backend/wasm/engine_module.ts";
@@ -14,6 +22,7 @@ import { WorkerTeam } from "../../src/backend/wasm/worker_team.ts";
 import { CHUNK_BYTES } from "../../src/files/manifest.ts";
 import { readModel } from "../../src/onnx/read_model.ts";
 import type { Values } from "../safetensors_values.ts";
+import { needs } from "../shared.ts";
 import {
   bodyModel,
   bodyOf,
@@ -58,6 +67,47 @@ for (
       assert.deepEqual(other, plain, opCase.name);
     }
   });
+}
+
+Deno.test(
+  needs("the native kernels give the float64 results, and the bits of build simd", {
+    native: true,
+  }),
+  async () => {
+    const addon = await loadAddon();
+    const { path } = await openOnnxRuntime(addon);
+    for (const opCase of opCases()) {
+      const session = await addon.createSession(path, bodyModel(opCase), ".", 2);
+      const plain = await runKernels(opCase, "simd");
+      for (const [name, got] of await runNative(addon, session, opCase)) {
+        compare(opCase, name, got, "kernel");
+        assert.deepEqual(bitsOf(got), bitsOf(plain.get(name)!), `${opCase.name} ${name}`);
+      }
+      addon.closeSession(session);
+    }
+  },
+);
+
+/** Runs a session on a case; the caches are input and output at once. */
+async function runNative(
+  addon: Addon,
+  session: NativeSession,
+  { inputs, outputs }: OpCase,
+): Promise<Map<string, NativeValues>> {
+  const feeds = [...inputs].filter(([name]) => varies(name)).map(([name, { dims, values }]) =>
+    [name, dims, values.slice()] as HostTensor
+  );
+  const results = [...outputs].map(([name, { type, dims, values }]): HostTensor => {
+    const cache = feeds.find(([input]) => name === `${input}_out`);
+    const Elements = type === "I32" ? Int32Array : Float32Array;
+    return [name, dims, cache ? cache[2] : new Elements(values.length)];
+  });
+  await addon.run(session, feeds, results);
+  return new Map(results.map(([name, , values]) => [name, values]));
+}
+
+function bitsOf({ buffer, byteOffset, byteLength }: Values | NativeValues): Uint8Array {
+  return new Uint8Array(buffer, byteOffset, byteLength);
 }
 
 Deno.test("a body with one op exchanged no longer gives the float64 results", async () => {

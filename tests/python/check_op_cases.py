@@ -1,6 +1,6 @@
-"""The function bodies in stock Python onnxruntime, against the op cases.
+"""The function bodies in stock Python onnxruntime, or the kernels of the op library, against the op cases.
 
-    python check_op_cases.py FOLDER     FOLDER holds <case>.onnx, written by tests/oracle/python_onnxruntime_test.ts
+    python check_op_cases.py FOLDER [LIBRARY]    FOLDER holds <case>.onnx, written by the tests that call this
 
 Every model must pass onnx.checker's full check. Prints one line a case; exits with 1 if one is off.
 """
@@ -16,9 +16,9 @@ from safetensors import safe_open
 TESTS = Path(__file__).parent.parent
 
 
-def tolerance(op, weights):
+def tolerance(op, weights, by):
     for row in json.loads((TESTS / "tolerances.json").read_text())["rows"]:
-        if (row["op"], row["weights"], row["by"]) == (op, weights, "body"):
+        if (row["op"], row["weights"], row["by"]) == (op, weights, by):
             return row["bound"]
     raise KeyError(f"no tolerance for {op} {weights}")
 
@@ -30,14 +30,17 @@ def weights_of(overload, inputs):
     return "f16" if weight is not None and weight.dtype == np.float16 else "f32"
 
 
-def check(path):
+def check(path, library):
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     with safe_open(TESTS / "op-cases" / f"{path.stem}.safetensors", "numpy") as file:
         metadata = file.metadata()
         tensors = {key: file.get_tensor(key) for key in file.keys()}
     inputs = {key[len("input."):]: value for key, value in tensors.items() if key.startswith("input.")}
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    if library:
+        options.register_custom_ops_library(library)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     results = session.run(names, {value.name: inputs[value.name] for value in session.get_inputs()})
     good, worst = True, 0.0
@@ -50,7 +53,7 @@ def check(path):
         weights = "f32" if name == "weights" else weights_of(metadata["overload"], inputs)
         good &= np.array_equal(np.isnan(got), np.isnan(want))
         error = np.nanmax(np.abs(got - want)) / np.nanmax(np.abs(want))
-        good &= bool(error <= tolerance(metadata["op"], weights))
+        good &= bool(error <= tolerance(metadata["op"], weights, "kernel" if library else "body"))
         worst = max(worst, error)
     print(f"{'ok  ' if good else 'FAIL'} {path.stem}: {worst:.1e}")
     return good
@@ -59,4 +62,5 @@ def check(path):
 if __name__ == "__main__":
     paths = sorted(Path(sys.argv[1]).glob("*.onnx"))
     assert paths, f"no models in {sys.argv[1]}"
-    sys.exit(0 if all([check(path) for path in paths]) else 1)
+    library = sys.argv[2] if len(sys.argv) > 2 else None
+    sys.exit(0 if all([check(path, library) for path in paths]) else 1)

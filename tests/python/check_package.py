@@ -1,12 +1,14 @@
 """An exported package in stock Python onnxruntime, against the goldens made with transformers.
 
-    python check_package.py PACKAGE FIXTURE [--broken]
+    python check_package.py PACKAGE FIXTURE [--broken] [--library LIBRARY]
 
 Checks: onnx.checker's full check; logits of every prompt, the trace, the padded batch and the perplexity window;
 router choices; 32 greedy tokens by stepping, all prompts in one ragged batch over shuffled blocks whose unwritten rows
-are NaN. Prints the figures; exits with 1 if one is off. With --broken it must be off (a body was exchanged).
+are NaN. Prints the figures; exits with 1 if one is off. With --broken it must be off (a body was exchanged). With
+--library the op library's kernels run, on caches that are bound as input and output and updated in place.
 """
 import argparse
+import ctypes
 import json
 import sys
 from pathlib import Path
@@ -23,11 +25,15 @@ GREEDY_TOKENS = 32
 
 
 class Model:
-    def __init__(self, folder):
+    def __init__(self, folder, library=None):
         path = str(folder / "model.onnx")
         onnx.checker.check_model(path, full_check=True)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        self.library = library and ctypes.CDLL(library)
+        if library:
+            options.register_custom_ops_library(library)
+            self.library.hybridseek_cache_copies.restype = ctypes.c_size_t
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.outputs = [output.name for output in self.session.get_outputs()]
         self.reset()
@@ -62,12 +68,33 @@ class Model:
         feeds = dict(
             token_ids=i32(tokens), positions=i32(positions), slots=i32(slots), query_starts=i32(starts),
             context_lengths=i32(lengths), block_tables=i32([table + [0] * (width - len(table)) for table in tables]),
-            logit_rows=i32(list(rows)), **self.caches,
+            logit_rows=i32(list(rows)),
         )
-        results = dict(zip(self.outputs, self.session.run(None, feeds)))
+        if self.library:
+            return self.run_in_place(feeds)
+        results = dict(zip(self.outputs, self.session.run(None, feeds | self.caches)))
         for name in self.caches:
             self.caches[name] = results[f"{name}.out"]
         return results
+
+    def run_in_place(self, feeds):
+        binding, copies = self.session.io_binding(), self.library.hybridseek_cache_copies()
+        for name, value in feeds.items():
+            binding.bind_cpu_input(name, value)
+        for name, cache in self.caches.items():
+            if isinstance(cache, np.ndarray):
+                cache = self.caches[name] = onnxruntime.OrtValue.ortvalue_from_numpy(cache)
+            binding.bind_ortvalue_input(name, cache)
+            binding.bind_ortvalue_output(f"{name}.out", cache)
+        wanted = [name for name in self.outputs if not name.endswith(".out")]
+        for name in wanted:
+            binding.bind_output(name)
+        self.session.run_with_iobinding(binding)
+        outputs = dict(zip([*(f"{name}.out" for name in self.caches), *wanted], binding.get_outputs()))
+        for name, cache in self.caches.items():
+            assert outputs[f"{name}.out"].data_ptr() == cache.data_ptr(), f"{name} has moved"
+        assert self.library.hybridseek_cache_copies() == copies, "a cache was copied"
+        return {name: outputs[name].numpy() for name in wanted}
 
     def logits(self, tokens):
         self.reset()
@@ -134,10 +161,11 @@ if __name__ == "__main__":
     parser.add_argument("package", type=Path)
     parser.add_argument("fixture", type=Path)
     parser.add_argument("--broken", action="store_true")
+    parser.add_argument("--library")
     arguments = parser.parse_args()
     golden = json.loads((arguments.fixture / "golden.json").read_text())
     tensors = load_file(arguments.fixture / "golden.safetensors")
-    model, report = Model(arguments.package), Report()
+    model, report = Model(arguments.package, arguments.library), Report()
     check_logits(model, golden, tensors, report)
     if arguments.broken:
         sys.exit(1 if report.good else 0)

@@ -1,6 +1,8 @@
 """The exported reference model in stock Python onnxruntime, against its goldens made with transformers.
 
-    python check_reference.py PACKAGE GOLDENS     (the package in f32, GOLDENS = ../shared/reference-goldens)
+    python check_reference.py PACKAGE GOLDENS [LIBRARY]
+
+The package in f32, GOLDENS = ../shared/reference-goldens; with LIBRARY the op library's kernels run.
 
 Checks the last logits and the greedy tokens of every prompt and the held-out perplexity. Prints the figures; exits
 with 1 if one is off.
@@ -50,7 +52,7 @@ def check_perplexity(model, goldens, report):
 
 
 if __name__ == "__main__":
-    model, report = Model(Path(sys.argv[1])), Report()
+    model, report = Model(Path(sys.argv[1]), sys.argv[3] if len(sys.argv) > 3 else None), Report()
     goldens = Path(sys.argv[2])
     check_prompts(model, goldens, report)
     check_perplexity(model, goldens, report)

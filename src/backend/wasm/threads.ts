@@ -9,7 +9,7 @@ import { WorkerTeam } from "./worker_team.ts";
 /** Weights of a model that one thread reads faster than a team agrees on a step, bytes. */
 const SMALL_MODEL_BYTES = 64 * 1024 * 1024;
 /** Most threads of a team. */
-const MAX_THREADS = 64;
+export const MAX_THREADS = 64;
 
 /** The threads of a model. */
 export interface Threads {
@@ -92,8 +92,8 @@ function sharedMemoryMissing(): string | undefined {
   return undefined;
 }
 
-/** How many threads run at once. */
-async function availableCores(): Promise<number> {
+/** How many threads run at once. @returns At least 1. */
+export async function availableCores(): Promise<number> {
   const cores = globalThis.navigator?.hardwareConcurrency;
   if (cores) return cores;
   try {

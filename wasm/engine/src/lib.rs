@@ -12,8 +12,12 @@
 
 #[cfg(target_family = "wasm")]
 pub mod exports;
+#[cfg(not(target_family = "wasm"))]
+pub mod host;
 pub mod kernels;
 pub mod math;
+#[cfg(not(target_family = "wasm"))]
+pub mod pool;
 pub mod program;
 pub mod simd;
 pub mod team;

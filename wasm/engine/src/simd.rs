@@ -1,5 +1,6 @@
-//! Vectors of 128 bits: WebAssembly's instructions there, plain arrays natively, the same result bit
-//! for bit. Only what the kernels need; no fused multiply-add, which would round differently.
+//! Vectors of 128 bits: WebAssembly's instructions there, x86-64's where it is built with those of
+//! x86-64-v2, plain arrays elsewhere, the same result bit for bit. Only what the kernels need; no fused
+//! multiply-add, which would round differently.
 
 #![allow(clippy::should_implement_trait)]
 
@@ -423,7 +424,11 @@ mod lanes {
     }
 }
 
-#[cfg(not(target_family = "wasm"))]
+#[cfg(all(target_arch = "x86_64", target_feature = "sse4.1"))]
+#[path = "simd/x86.rs"]
+mod lanes;
+
+#[cfg(not(any(target_family = "wasm", all(target_arch = "x86_64", target_feature = "sse4.1"))))]
 mod lanes {
     use core::array::from_fn;
 
@@ -663,6 +668,15 @@ mod lanes {
         pub unsafe fn store(self, to: *mut u8) {
             (to as *mut [i16; 8]).write_unaligned(self.0)
         }
+        /// Two i16, four times.
+        ///
+        /// # Safety
+        /// `from` must be readable.
+        #[inline(always)]
+        pub unsafe fn load_pair_splat(from: *const [i16; 2]) -> Self {
+            let pair = *from;
+            Self(from_fn(|i| pair[i % 2]))
+        }
         /// Eight i8, extended.
         ///
         /// # Safety
@@ -706,6 +720,20 @@ mod lanes {
         pub unsafe fn load(from: *const u8) -> Self {
             Self((from as *const [i8; 16]).read_unaligned())
         }
+        /// Four bytes, four times.
+        ///
+        /// # Safety
+        /// `from` must point to four readable bytes.
+        #[inline(always)]
+        pub unsafe fn load_four_splat(from: *const u8) -> Self {
+            let four = (from as *const [i8; 4]).read_unaligned();
+            Self(from_fn(|i| four[i % 4]))
+        }
+        /// Bytes 4i to 4i + 3, four times, for i below 4.
+        #[inline(always)]
+        pub fn splat_four(self, i: usize) -> Self {
+            Self(from_fn(|j| self.0[i * 4 + j % 4]))
+        }
         /// # Safety
         /// `to` must point to sixteen writable bytes.
         #[inline(always)]
@@ -731,6 +759,12 @@ mod lanes {
         #[inline(always)]
         pub fn high_nibbles(self) -> Self {
             Self(self.0.map(|byte| (byte as u8 >> 4) as i8))
+        }
+        /// Sums of neighbouring products with `other`, whose bytes must lie in 0 ... 127.
+        #[inline(always)]
+        pub fn relaxed_dot(self, other: Self) -> I16x8 {
+            let product = |i: usize| self.0[i] as i16 * other.0[i] as i16;
+            I16x8(from_fn(|i| product(2 * i) + product(2 * i + 1)))
         }
     }
 

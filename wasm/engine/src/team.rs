@@ -7,6 +7,9 @@ use core::marker::PhantomData;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+#[cfg(not(target_family = "wasm"))]
+use crate::pool::PoolState;
+
 /// How often a thread looks whether the others have arrived before it sleeps: some 50 microseconds,
 /// several times as long as most regions take.
 const SPINS: u32 = 40_000;
@@ -40,21 +43,44 @@ pub struct Team<'a> {
     state: Option<&'a TeamState>,
     thread: usize,
     threads: usize,
-    /// Which of the two counters this region uses.
+    /// Which of the two counters this region uses; on a pool, how many regions lie behind.
     region: Cell<usize>,
+    /// Threads of a pool: they share by it instead.
+    #[cfg(not(target_family = "wasm"))]
+    pool: Option<&'a PoolState>,
 }
 
 impl<'a> Team<'a> {
     /// The only thread.
     pub fn alone() -> Self {
-        Self { state: None, thread: 0, threads: 1, region: Cell::new(0) }
+        Self {
+            state: None,
+            thread: 0,
+            threads: 1,
+            region: Cell::new(0),
+            #[cfg(not(target_family = "wasm"))]
+            pool: None,
+        }
+    }
+
+    /// Thread number `thread` of at most `threads` that a pool may send.
+    #[cfg(not(target_family = "wasm"))]
+    pub fn of_pool(pool: &'a PoolState, thread: usize, threads: usize) -> Self {
+        Self { thread, threads, pool: Some(pool), ..Self::alone() }
     }
 
     /// Thread number `thread` of `threads`, each of which makes its own from the same state.
     pub fn new(state: &'a TeamState, thread: usize, threads: usize) -> Self {
         // Regions and barriers alternate, also from one program to the next.
         let region = state.generation.load(Ordering::Acquire) as usize % 2;
-        Self { state: (threads > 1).then_some(state), thread, threads, region: Cell::new(region) }
+        Self {
+            state: (threads > 1).then_some(state),
+            thread,
+            threads,
+            region: Cell::new(region),
+            #[cfg(not(target_family = "wasm"))]
+            pool: None,
+        }
     }
 
     /// This thread's number, from 0 on.
@@ -70,6 +96,10 @@ impl<'a> Team<'a> {
     /// Gives out the items 0 ... count in runs of at most `grain`, each to one thread, and returns when
     /// all are done. Every thread must call it with the same numbers.
     pub fn share(&self, count: usize, grain: usize, mut work: impl FnMut(Range<usize>)) {
+        #[cfg(not(target_family = "wasm"))]
+        if let Some(pool) = self.pool {
+            return pool.share(&self.region, count, grain, work);
+        }
         let Some(state) = self.state else {
             if count > 0 {
                 work(0..count);

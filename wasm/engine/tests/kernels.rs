@@ -17,6 +17,7 @@ use hybridseek_engine::kernels::rms_norm::{self, rms_norm};
 use hybridseek_engine::kernels::scratch::Scratch;
 use hybridseek_engine::kernels::step_batch::StepBatch;
 use hybridseek_engine::kernels::{elementwise, gather, rotary};
+use hybridseek_engine::pool::PoolState;
 use hybridseek_engine::team::{Shared, Team, TeamState};
 
 const FORMATS: [Format; 4] = [Format::F32, Format::F16, Format::Int8, Format::Int4];
@@ -48,15 +49,47 @@ impl Random {
     }
 }
 
-/// Runs a kernel on a team of threads.
-fn on_team(threads: usize, kernel: impl Fn(&Team) + Sync) {
-    let state = TeamState::default();
-    std::thread::scope(|scope| {
-        for thread in 0..threads {
-            let (state, kernel) = (&state, &kernel);
-            scope.spawn(move || kernel(&Team::new(state, thread, threads)));
+/// The threads that run a kernel.
+#[derive(Clone, Copy, Debug)]
+enum On {
+    /// A team in lockstep.
+    Team(usize),
+    /// Threads of a pool: they begin one after the other, the last one when all is done.
+    Pool(usize),
+}
+
+impl On {
+    const SEVERAL: [On; 6] =
+        [On::Team(2), On::Team(3), On::Team(5), On::Pool(1), On::Pool(2), On::Pool(4)];
+
+    fn threads(self) -> usize {
+        match self {
+            On::Team(threads) | On::Pool(threads) => threads,
         }
-    });
+    }
+
+    fn run(self, kernel: impl Fn(&Team) + Sync) {
+        let threads = self.threads();
+        let (state, pool) = (TeamState::default(), PoolState::default());
+        let kernel = &kernel;
+        match self {
+            On::Team(_) => std::thread::scope(|scope| {
+                for thread in 0..threads {
+                    let state = &state;
+                    scope.spawn(move || kernel(&Team::new(state, thread, threads)));
+                }
+            }),
+            On::Pool(_) => {
+                std::thread::scope(|scope| {
+                    for thread in 0..threads - 1 {
+                        let pool = &pool;
+                        scope.spawn(move || kernel(&Team::of_pool(pool, thread, threads)));
+                    }
+                });
+                kernel(&Team::of_pool(&pool, threads - 1, threads));
+            }
+        }
+    }
 }
 
 /// Lets the threads of a team share a buffer, as they share a WebAssembly memory.
@@ -406,10 +439,10 @@ fn cache<'a>(
     Cache { bytes: bytes.get(), format, heads, width }
 }
 
-/// Attends for the last `tokens` positions of one sequence, on a team.
+/// Attends for the last `tokens` positions of one sequence.
 #[allow(clippy::too_many_arguments)]
-fn attend_on_team(
-    threads: usize,
+fn attend_on(
+    on: On,
     heads: Heads,
     format: CacheFormat,
     keys: &mut [u8],
@@ -420,12 +453,12 @@ fn attend_on_team(
     tokens: usize,
 ) -> Vec<f32> {
     let mut results = queries.to_vec();
-    let mut memory = scratch_of(attention::scratch_bytes(&heads, tokens, context, threads));
+    let mut memory = scratch_of(attention::scratch_bytes(&heads, tokens, context, on.threads()));
     let (queries, memory) = (OfAll::new(&mut results), OfAll::new(bytes_of(&mut memory)));
     let keys = OfAll::new(keys);
     let values = values.map(OfAll::new);
     let (slots, starts) = (vec![0; tokens], [0, tokens as i32]);
-    on_team(threads, |team| {
+    on.run(|team| {
         let batch = StepBatch {
             slots: &slots,
             query_starts: &starts,
@@ -472,16 +505,14 @@ fn attention_agrees_with_its_reference_over_scattered_blocks_and_on_any_number_o
                 for query in queries.chunks_exact_mut(stride) {
                     query[key_width..].fill(0.0);
                 }
-                let mut on = |threads| {
+                let mut attend = |on| {
                     let values = own_values.then_some(&mut values[..]);
                     let (keys, queries) = (&mut keys, &queries);
-                    attend_on_team(
-                        threads, heads, format, keys, values, &table, place, queries, tokens,
-                    )
+                    attend_on(on, heads, format, keys, values, &table, place, queries, tokens)
                 };
-                let results = on(1);
-                for threads in [2, 3, 5] {
-                    assert_eq!(on(threads), results, "{threads} threads");
+                let results = attend(On::Team(1));
+                for on in On::SEVERAL {
+                    assert_eq!(attend(on), results, "{on:?}");
                 }
                 for (i, result) in results.chunks_exact(stride).enumerate() {
                     let (token, head) = (i / heads.count(), i % heads.count());
@@ -541,9 +572,10 @@ fn caches_round_to_their_format() {
 #[test]
 fn a_team_does_every_item_once_and_together() {
     use std::sync::atomic::{AtomicU32, Ordering};
-    for threads in [1, 2, 3, 7] {
+    for on in [On::Team(1), On::Team(7)].into_iter().chain(On::SEVERAL) {
+        let threads = on.threads();
         let counts: Vec<AtomicU32> = (0..1000).map(|_| AtomicU32::new(0)).collect();
-        on_team(threads, |team| {
+        on.run(|team| {
             for round in 0..200 {
                 let items = round * 5;
                 team.share(items, 1 + round % 7, |run| {
@@ -599,10 +631,10 @@ fn experts_agree_with_their_reference_in_every_format() {
             let (gate_up, down) = (stack(2 * width, hidden), stack(hidden, width));
             let places = ExpertPlace::of_stacks(&gate_up, &down, held);
             let x = random.floats(tokens * hidden);
-            let on = |threads: usize| {
+            let run = |on: On| {
                 let mut y = vec![f32::NAN; x.len()];
                 let (mut chosen, mut weights) = (vec![-1; tokens * k], vec![f32::NAN; tokens * k]);
-                let mut memory = scratch_of(experts::scratch_bytes(&shape, tokens, threads));
+                let mut memory = scratch_of(experts::scratch_bytes(&shape, tokens, on.threads()));
                 {
                     let (y, chosen, weights, memory) = (
                         OfAll::new(&mut y),
@@ -610,7 +642,7 @@ fn experts_agree_with_their_reference_in_every_format() {
                         OfAll::new(&mut weights),
                         OfAll::new(bytes_of(&mut memory)),
                     );
-                    on_team(threads, |team| {
+                    on.run(|team| {
                         let tensors = ExpertsTensors {
                             x: &x,
                             router: &router,
@@ -625,9 +657,9 @@ fn experts_agree_with_their_reference_in_every_format() {
                 }
                 (y, chosen, weights)
             };
-            let (y, chosen, weights) = on(1);
-            for threads in [2, 3, 5] {
-                assert_eq!(on(threads), (y.clone(), chosen.clone(), weights.clone()));
+            let (y, chosen, weights) = run(On::Team(1));
+            for on in On::SEVERAL {
+                assert_eq!(run(on), (y.clone(), chosen.clone(), weights.clone()), "{on:?}");
             }
             for token in 0..tokens {
                 let x = &x[token * hidden..(token + 1) * hidden];
@@ -690,4 +722,23 @@ fn rotation_turns_pairs_by_their_angle() {
     assert_eq!(y, [-2.0, 1.0, 3.0, 4.0]);
     rotary::rotate(&x, &cos, &sin, rotary::Pairs::Halves, &mut y);
     assert_eq!(y, [-3.0, 2.0, 1.0, 4.0]);
+}
+
+#[test]
+fn vectors_treat_numbers_that_are_none_and_zeros_as_webassembly_does() {
+    use hybridseek_engine::simd::F32x4;
+    let bits = |x: F32x4| x.to_array().map(f32::to_bits);
+    let of = |lanes: [f32; 4]| unsafe { F32x4::load(lanes.as_ptr()) }; // SAFETY: four f32
+    let (a, b) = (of([0.0, -0.0, 1.0, f32::NAN]), of([-0.0, 0.0, f32::NAN, 2.0]));
+    for (a, b) in [(a, b), (b, a)] {
+        assert_eq!(bits(a.max(b))[..2], [0.0f32.to_bits(); 2]);
+        assert_eq!(bits(a.min(b))[..2], [(-0.0f32).to_bits(); 2]);
+        assert!(a.max(b).to_array()[2..].iter().all(|x| x.is_nan()));
+        assert!(a.min(b).to_array()[2..].iter().all(|x| x.is_nan()));
+        assert_eq!(bits(a.if_less(b, of([1.0; 4]), of([2.0; 4]))), bits(of([2.0; 4])));
+    }
+    let wholes = of([3e9, -3e9, f32::NAN, -7.0]).to_i32().to_array();
+    assert_eq!(wholes, [i32::MAX, i32::MIN, 0, -7]);
+    let rounded = of([0.5, 1.5, -2.5, 8388609.0]).round().to_array();
+    assert_eq!(rounded, [0.0, 2.0, -2.0, 8388609.0]);
 }

@@ -279,7 +279,8 @@ struct Int4;
 
 impl QuantizedFormat for Int4 {
     const BLOCK_BYTES: usize = INT4_BLOCK_BYTES;
-    const FOUR_TOKENS: bool = cfg!(target_feature = "relaxed-simd");
+    const FOUR_TOKENS: bool =
+        cfg!(any(target_feature = "relaxed-simd", not(target_family = "wasm")));
 
     #[inline(always)]
     unsafe fn dots<const TOKENS: usize>(
@@ -290,9 +291,9 @@ impl QuantizedFormat for Int4 {
             let bytes = load_four(levels, i);
             [bytes.map(I8x16::low_nibbles), bytes.map(I8x16::high_nibbles)]
         };
-        #[cfg(target_feature = "relaxed-simd")]
+        #[cfg(any(target_feature = "relaxed-simd", not(target_family = "wasm")))]
         return nibble_dots(unpack, x);
-        #[cfg(not(target_feature = "relaxed-simd"))]
+        #[cfg(not(any(target_feature = "relaxed-simd", not(target_family = "wasm"))))]
         wide_dots(unpack, super::matrix::INT4_ZERO as i32, x)
     }
 }
@@ -307,7 +308,7 @@ unsafe fn load_four(levels: *const u8, i: usize) -> Four {
 ///
 /// A row's sum is two i16. Each starts from half of the zero point's share, -8 * sum(x): with it and any
 /// of its sixteen products of at most 15 * 127, it stays within -30480 ... 30480.
-#[cfg(target_feature = "relaxed-simd")]
+#[cfg(any(target_feature = "relaxed-simd", not(target_family = "wasm")))]
 #[inline(always)]
 unsafe fn nibble_dots<const TOKENS: usize>(
     unpack: impl Fn(usize) -> [Four; 2],

@@ -1,0 +1,12 @@
+// The ops of the domain `hybridseek`: inputs, outputs and meaning are those of export-tools/ops.
+#pragma once
+
+#include "op.h"
+
+namespace hybridseek {
+
+std::unique_ptr<Op> latent_attention_cpu(const OrtFunctions& ort);
+std::unique_ptr<Op> paged_attention_cpu(const OrtFunctions& ort);
+std::unique_ptr<Op> sparse_experts_cpu(const OrtFunctions& ort);
+
+}  // namespace hybridseek

@@ -1,0 +1,374 @@
+// The addon for Deno, Node and Bun: session.h in JavaScript. `src/backend/native/addon.ts` has the types.
+// Errors have a `code`, ORT_<number of onnxruntime's error code>.
+#include <cstdlib>
+
+#include "../abi/node_abi.h"
+#include "session.h"
+
+extern "C" size_t hybridseek_cache_copies();
+
+namespace hybridseek {
+
+namespace {
+
+
+void check_napi(napi_status status) {
+  if (status != 0) throw Error(kOrtInvalidArgument, "Cannot call: an argument has another type.");
+}
+
+napi_value text(napi_env env, const std::string& value) {
+  napi_value result = nullptr;
+  check_napi(napi_create_string_utf8(env, value.c_str(), value.size(), &result));
+  return result;
+}
+
+napi_value undefined(napi_env env) {
+  napi_value result = nullptr;
+  check_napi(napi_get_undefined(env, &result));
+  return result;
+}
+
+napi_value error_value(napi_env env, int code, const std::string& message) {
+  napi_value result = nullptr;
+  check_napi(napi_create_error(env, text(env, "ORT_" + std::to_string(code)), text(env, message), &result));
+  return result;
+}
+
+std::string string_of(napi_env env, napi_value value) {
+  size_t length = 0;
+  check_napi(napi_get_value_string_utf8(env, value, nullptr, 0, &length));
+  std::string result(length + 1, '\0');
+  check_napi(napi_get_value_string_utf8(env, value, result.data(), result.size(), &length));
+  result.resize(length);
+  return result;
+}
+
+int64_t integer_of(napi_env env, napi_value value) {
+  int64_t result = 0;
+  check_napi(napi_get_value_int64(env, value, &result));
+  return result;
+}
+
+size_t size_of(napi_env env, napi_value value) {
+  int64_t result = integer_of(env, value);
+  if (result < 0) throw Error(kOrtInvalidArgument, "Cannot call: a size is negative.");
+  return static_cast<size_t>(result);
+}
+
+std::vector<napi_value> list_of(napi_env env, napi_value value) {
+  uint32_t length = 0;
+  check_napi(napi_get_array_length(env, value, &length));
+  std::vector<napi_value> result(length);
+  for (uint32_t i = 0; i < length; i++) check_napi(napi_get_element(env, value, i, &result[i]));
+  return result;
+}
+
+Dims dims_of(napi_env env, napi_value value) {
+  Dims dims;
+  for (napi_value size : list_of(env, value)) dims.push_back(integer_of(env, size));
+  return dims;
+}
+
+struct View {
+  int type;
+  void* data;
+  size_t bytes;
+};
+
+View view_of(napi_env env, napi_value value) {
+  int type = 0;
+  size_t length = 0;
+  View view{};
+  check_napi(napi_get_typedarray_info(env, value, &type, &length, &view.data, nullptr, nullptr));
+  switch (type) {
+    case kNapiUint8Array: view.type = kUint8; break;
+    case kNapiInt32Array: view.type = kInt32; break;
+    case kNapiFloat32Array: view.type = kFloat; break;
+    default: throw Error(kOrtInvalidArgument, "Cannot call: no such typed array.");
+  }
+  view.bytes = length * (view.type == kUint8 ? 1 : 4);
+  static char nothing[64];
+  if (!view.data) view.data = nothing;  // onnxruntime wants an address of empty tensors too
+  return view;
+}
+
+int type_of(const std::string& name) {
+  if (name == "float32") return kFloat;
+  if (name == "int32") return kInt32;
+  if (name == "uint8") return kUint8;
+  throw Error(kOrtInvalidArgument, "Cannot make a tensor: no such type as " + name + ".");
+}
+
+// What JavaScript holds on to. The tag tells its kind.
+template <typename T>
+struct Handle {
+  static const char tag;
+  const char* kind = &tag;
+  std::shared_ptr<T> object;
+};
+template <typename T>
+const char Handle<T>::tag = 0;
+
+template <typename T>
+napi_value wrap(napi_env env, std::shared_ptr<T> object) {
+  auto handle = new Handle<T>{&Handle<T>::tag, std::move(object)};
+  auto finalize = [](napi_env, void* data, void*) { delete static_cast<Handle<T>*>(data); };
+  napi_value result = nullptr;
+  check_napi(napi_create_external(env, handle, finalize, nullptr, &result));
+  return result;
+}
+
+template <typename T>
+Handle<T>& handle_of(napi_env env, napi_value value) {
+  int type = 0;
+  check_napi(napi_typeof(env, value, &type));
+  void* data = nullptr;
+  if (type == kNapiExternal) check_napi(napi_get_value_external(env, value, &data));
+  auto handle = static_cast<Handle<T>*>(data);
+  if (!handle || handle->kind != &Handle<T>::tag) {
+    throw Error(kOrtInvalidArgument, "Cannot call: an argument is no handle of its kind.");
+  }
+  return *handle;
+}
+
+template <typename T>
+std::shared_ptr<T> unwrap(napi_env env, napi_value value) {
+  auto object = handle_of<T>(env, value).object;
+  if (!object) throw Error(kOrtInvalidArgument, "Cannot call: the handle has been closed.");
+  return object;
+}
+
+constexpr size_t kMostArguments = 4;
+using Arguments = napi_value[kMostArguments];
+
+// A function of the addon: exceptions become JavaScript's.
+template <napi_value (*function)(napi_env, Arguments&)>
+napi_value guarded(napi_env env, napi_callback_info info) {
+  int code = kOrtFail;
+  std::string message;
+  try {
+    size_t count = kMostArguments;
+    Arguments arguments{};
+    check_napi(napi_get_cb_info(env, info, &count, arguments, nullptr, nullptr));
+    return function(env, arguments);
+  } catch (const Error& error) {
+    code = error.code;
+    message = error.what();
+  } catch (const std::exception& error) {
+    message = error.what();
+  }
+  bool pending = false;
+  napi_is_exception_pending(env, &pending);
+  if (!pending) napi_throw(env, error_value(env, code, message));
+  return nullptr;
+}
+
+// Work on another thread, and the promise of its end.
+struct Work {
+  virtual ~Work() = default;
+  virtual void execute() = 0;
+  virtual napi_value result(napi_env env) { return undefined(env); }
+
+  napi_async_work work = nullptr;
+  napi_deferred deferred = nullptr;
+  std::vector<napi_ref> kept;  // whose memory the work uses
+  bool failed = false;
+  int code = kOrtFail;
+  std::string message;
+};
+
+napi_value start(napi_env env, std::unique_ptr<Work> owned) {
+  Work* work = owned.get();
+  napi_value promise = nullptr;
+  check_napi(napi_create_promise(env, &work->deferred, &promise));
+  auto execute = [](napi_env, void* data) {
+    auto work = static_cast<Work*>(data);
+    try {
+      work->execute();
+      return;
+    } catch (const Error& error) {
+      work->code = error.code;
+      work->message = error.what();
+    } catch (const std::exception& error) {
+      work->message = error.what();
+    }
+    work->failed = true;
+  };
+  auto complete = [](napi_env env, napi_status, void* data) {
+    std::unique_ptr<Work> work(static_cast<Work*>(data));
+    for (napi_ref reference : work->kept) napi_delete_reference(env, reference);
+    if (work->failed) {
+      napi_reject_deferred(env, work->deferred, error_value(env, work->code, work->message));
+    } else {
+      napi_resolve_deferred(env, work->deferred, work->result(env));
+    }
+    napi_delete_async_work(env, work->work);
+  };
+  check_napi(napi_create_async_work(env, nullptr, text(env, "hybridseek"), execute, complete, work,
+                                    &work->work));
+  check_napi(napi_queue_async_work(env, work->work));
+  owned.release();  // `complete` deletes it
+  return promise;
+}
+
+// openRuntime(path): { version, suffices }
+napi_value open_runtime(napi_env env, Arguments& arguments) {
+  const Runtime& runtime = Runtime::open(string_of(env, arguments[0]));
+  napi_value result = nullptr, suffices = nullptr;
+  check_napi(napi_create_object(env, &result));
+  check_napi(napi_set_named_property(env, result, "version", text(env, runtime.version())));
+  check_napi(napi_get_boolean(env, runtime.suffices(), &suffices));
+  check_napi(napi_set_named_property(env, result, "suffices", suffices));
+  return result;
+}
+
+// createSession(runtimePath, model, folder, threads): Promise<Session>
+napi_value create_session(napi_env env, Arguments& arguments) {
+  struct Create : Work {
+    const Runtime* runtime;
+    std::string model, folder;
+    int threads;
+    std::shared_ptr<Session> session;
+    void execute() override { session = std::make_shared<Session>(*runtime, model, folder, threads); }
+    napi_value result(napi_env env) override { return wrap(env, session); }
+  };
+  auto work = std::make_unique<Create>();
+  work->runtime = &Runtime::open(string_of(env, arguments[0]));
+  View model = view_of(env, arguments[1]);
+  work->model.assign(static_cast<const char*>(model.data), model.bytes);
+  work->folder = string_of(env, arguments[2]);
+  work->threads = static_cast<int>(integer_of(env, arguments[3]));
+  return start(env, std::move(work));
+}
+
+// createTensor(runtimePath, device, type, dims): Tensor
+napi_value create_tensor(napi_env env, Arguments& arguments) {
+  const Runtime& runtime = Runtime::open(string_of(env, arguments[0]));
+  return wrap(env, std::make_shared<DeviceTensor>(runtime, string_of(env, arguments[1]),
+                                                  type_of(string_of(env, arguments[2])),
+                                                  dims_of(env, arguments[3])));
+}
+
+// bindInPlace(session, input, output, tensor)
+napi_value bind_in_place(napi_env env, Arguments& arguments) {
+  unwrap<Session>(env, arguments[0])
+      ->bind_in_place(string_of(env, arguments[1]), string_of(env, arguments[2]),
+                      unwrap<DeviceTensor>(env, arguments[3]));
+  return undefined(env);
+}
+
+// [name, dims, typed array][]
+std::vector<HostTensor> host_tensors(napi_env env, napi_value list, std::vector<napi_ref>& kept) {
+  std::vector<HostTensor> tensors;
+  for (napi_value entry : list_of(env, list)) {
+    auto parts = list_of(env, entry);
+    if (parts.size() != 3) throw Error(kOrtInvalidArgument, "Cannot run: a tensor has three parts.");
+    View view = view_of(env, parts[2]);
+    tensors.push_back({string_of(env, parts[0]), view.type, dims_of(env, parts[1]), view.data, view.bytes});
+    napi_ref reference = nullptr;
+    check_napi(napi_create_reference(env, parts[2], 1, &reference));
+    kept.push_back(reference);
+  }
+  return tensors;
+}
+
+// run(session, inputs, outputs): Promise<void>
+napi_value run(napi_env env, Arguments& arguments) {
+  struct Step : Work {
+    std::shared_ptr<Session> session;
+    std::vector<HostTensor> inputs, outputs;
+    void execute() override { session->run(inputs, outputs); }
+  };
+  auto work = std::make_unique<Step>();
+  work->session = unwrap<Session>(env, arguments[0]);
+  try {
+    work->inputs = host_tensors(env, arguments[1], work->kept);
+    work->outputs = host_tensors(env, arguments[2], work->kept);
+  } catch (...) {
+    for (napi_ref reference : work->kept) napi_delete_reference(env, reference);
+    throw;
+  }
+  return start(env, std::move(work));
+}
+
+// writeTensor(tensor, offset, typed array)
+napi_value write_tensor(napi_env env, Arguments& arguments) {
+  View view = view_of(env, arguments[2]);
+  unwrap<DeviceTensor>(env, arguments[0])->write(size_of(env, arguments[1]), view.data, view.bytes);
+  return undefined(env);
+}
+
+// readTensor(tensor, offset, typed array)
+napi_value read_tensor(napi_env env, Arguments& arguments) {
+  View view = view_of(env, arguments[2]);
+  unwrap<DeviceTensor>(env, arguments[0])->read(size_of(env, arguments[1]), view.data, view.bytes);
+  return undefined(env);
+}
+
+// copyWithin(tensor, from, to, bytes)
+napi_value copy_within(napi_env env, Arguments& arguments) {
+  unwrap<DeviceTensor>(env, arguments[0])
+      ->copy_within(size_of(env, arguments[1]), size_of(env, arguments[2]), size_of(env, arguments[3]));
+  return undefined(env);
+}
+
+// addressOf(tensor): bigint
+napi_value address_of(napi_env env, Arguments& arguments) {
+  auto address = reinterpret_cast<uint64_t>(unwrap<DeviceTensor>(env, arguments[0])->address());
+  napi_value result = nullptr;
+  check_napi(napi_create_bigint_uint64(env, address, &result));
+  return result;
+}
+
+// closeSession(session), closeTensor(tensor): frees them once nothing uses them
+template <typename T>
+napi_value close(napi_env env, Arguments& arguments) {
+  handle_of<T>(env, arguments[0]).object.reset();
+  return undefined(env);
+}
+
+// cacheCopies(): number
+napi_value cache_copies(napi_env env, Arguments&) {
+  napi_value result = nullptr;
+  check_napi(napi_create_double(env, static_cast<double>(hybridseek_cache_copies()), &result));
+  return result;
+}
+
+}  // namespace
+
+}  // namespace hybridseek
+
+using namespace hybridseek;
+
+extern "C" __attribute__((visibility("default"))) int32_t node_api_module_get_api_version_v1() {
+  return 6;  // of Node-API
+}
+
+extern "C" __attribute__((visibility("default"))) napi_value napi_register_module_v1(napi_env env,
+                                                                                     napi_value exports) {
+  const struct {
+    const char* name;
+    napi_callback function;
+  } functions[] = {
+      {"openRuntime", guarded<open_runtime>},
+      {"createSession", guarded<create_session>},
+      {"createTensor", guarded<create_tensor>},
+      {"bindInPlace", guarded<bind_in_place>},
+      {"run", guarded<run>},
+      {"writeTensor", guarded<write_tensor>},
+      {"readTensor", guarded<read_tensor>},
+      {"copyWithin", guarded<copy_within>},
+      {"addressOf", guarded<address_of>},
+      {"closeSession", guarded<close<Session>>},
+      {"closeTensor", guarded<close<DeviceTensor>>},
+      {"cacheCopies", guarded<cache_copies>},
+  };
+  for (auto& [name, function] : functions) {
+    napi_value value = nullptr;
+    if (napi_create_function(env, name, kNapiAutoLength, function, nullptr, &value) != 0) return nullptr;
+    napi_set_named_property(env, exports, name, value);
+  }
+  napi_set_named_property(env, exports, "version", text(env, HYBRIDSEEK_VERSION));
+  napi_set_named_property(env, exports, "sources", text(env, HYBRIDSEEK_SOURCES));
+  return exports;
+}
