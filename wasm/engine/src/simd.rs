@@ -303,14 +303,6 @@ mod lanes {
         pub unsafe fn load(from: *const u8) -> Self {
             Self(v128_load(from as *const v128))
         }
-        /// Four bytes, four times.
-        ///
-        /// # Safety
-        /// `from` must point to four readable bytes.
-        #[inline(always)]
-        pub unsafe fn load_four_splat(from: *const u8) -> Self {
-            Self(v128_load32_splat(from as *const u32))
-        }
         /// Bytes 4i to 4i + 3, four times, for i below 4.
         #[inline(always)]
         pub fn splat_four(self, i: usize) -> Self {
@@ -348,12 +340,30 @@ mod lanes {
             Self(v128_and(u16x8_shr(self.0, 4), u8x16_splat(15)))
         }
         /// Sums of neighbouring products with `other`, whose bytes must lie in 0 ... 127: there every
-        /// engine's relaxed dot product is exact.
-        #[cfg(target_feature = "relaxed-simd")]
+        /// engine's relaxed dot product is exact. Worth its while if [`super::RELAXED_DOT`].
         #[inline(always)]
         pub fn relaxed_dot(self, other: Self) -> I16x8 {
-            I16x8(i16x8_relaxed_dot_i8x16_i7x16(self.0, other.0))
+            #[cfg(target_feature = "relaxed-simd")]
+            return I16x8(i16x8_relaxed_dot_i8x16_i7x16(self.0, other.0));
+            #[cfg(not(target_feature = "relaxed-simd"))]
+            I16x8(i16x8_narrow_i32x4(
+                i32x4_dot_i16x8(i16x8_extend_low_i8x16(self.0), i16x8_extend_low_i8x16(other.0)),
+                i32x4_dot_i16x8(i16x8_extend_high_i8x16(self.0), i16x8_extend_high_i8x16(other.0)),
+            ))
         }
+    }
+
+    /// The same pointer, of which the compiler knows nothing. It would compute the addresses of loads at
+    /// fixed distances from one another; from here the distances stay in the loads, and an engine that
+    /// compares every address with the memory's size does so without an addition.
+    #[inline(always)]
+    pub fn opaque<T>(mut pointer: *const T) -> *const T {
+        // SAFETY: no instruction that does anything.
+        unsafe {
+            asm!("local.get {0}", "local.set {0}", inout(local) pointer,
+                options(nomem, nostack, preserves_flags))
+        };
+        pointer
     }
 
     /// For interleaving rows.
@@ -626,6 +636,15 @@ mod lanes {
         pub unsafe fn load_i8(from: *const i8) -> Self {
             Self((from as *const [i8; 8]).read_unaligned().map(i16::from))
         }
+        /// Two i16, four times.
+        ///
+        /// # Safety
+        /// `from` must be readable.
+        #[inline(always)]
+        pub unsafe fn load_pair_splat(from: *const [i16; 2]) -> Self {
+            let pair = from.read_unaligned();
+            Self(from_fn(|i| pair[i % 2]))
+        }
         /// Elements 0-3 (of half 0) or 4-7 (1), twice.
         #[inline(always)]
         pub fn four_twice(self, half: usize) -> Self {
@@ -667,6 +686,11 @@ mod lanes {
         pub unsafe fn store(self, to: *mut u8) {
             (to as *mut [i8; 16]).write_unaligned(self.0)
         }
+        /// Bytes 4i to 4i + 3, four times, for i below 4.
+        #[inline(always)]
+        pub fn splat_four(self, i: usize) -> Self {
+            Self(from_fn(|lane| self.0[i * 4 + lane % 4]))
+        }
         /// Bytes 0 to 7, unsigned, as i16.
         #[inline(always)]
         pub fn low_unsigned(self) -> I16x8 {
@@ -676,6 +700,12 @@ mod lanes {
         #[inline(always)]
         pub fn high_unsigned(self) -> I16x8 {
             I16x8(from_fn(|i| self.0[i + 8] as u8 as i16))
+        }
+        /// Sums of neighbouring products with `other`, whose bytes must lie in 0 ... 127.
+        #[inline(always)]
+        pub fn relaxed_dot(self, other: Self) -> I16x8 {
+            let product = |i: usize| self.0[i] as i16 * other.0[i] as i16;
+            I16x8(from_fn(|i| product(2 * i).saturating_add(product(2 * i + 1))))
         }
         /// The low four bits of each byte.
         #[inline(always)]
@@ -687,6 +717,12 @@ mod lanes {
         pub fn high_nibbles(self) -> Self {
             Self(self.0.map(|byte| (byte as u8 >> 4) as i8))
         }
+    }
+
+    /// The same pointer; natively that has no use.
+    #[inline(always)]
+    pub fn opaque<T>(pointer: *const T) -> *const T {
+        pointer
     }
 
     /// For interleaving rows.
@@ -715,7 +751,11 @@ mod lanes {
     }
 }
 
-pub use lanes::{F32x4, I16x8, I32x4, I8x16};
+pub use lanes::{opaque, F32x4, I16x8, I32x4, I8x16};
+
+/// Whether [`I8x16::relaxed_dot`] is one instruction, or this is a native build, which tests it.
+pub const RELAXED_DOT: bool =
+    cfg!(any(target_feature = "relaxed-simd", not(target_family = "wasm")));
 
 /// The factor that [`F32x4::load_f16_shifted`] leaves to its caller.
 pub const F16_SHIFT: f32 = 5192296858534828000000000000000000.0; // 2^112
