@@ -31,25 +31,25 @@ pub struct FourBlocks {
 }
 
 impl FourBlocks {
-    fn of(rows: [&QuantizedBlock; 4]) -> Self {
-        let mut four = Self {
-            scales: rows.map(|row| row.scale),
-            corrections: rows.map(|row| row.correction),
-            levels: [[[0; 4]; 4]; BLOCK / 4],
-        };
-        for (half, levels) in four.levels.chunks_exact_mut(4).enumerate() {
+    /// Puts a block of four rows together.
+    #[inline(always)]
+    fn join(&mut self, rows: [&QuantizedBlock; 4]) {
+        for (r, row) in rows.into_iter().enumerate() {
+            self.scales[r] = row.scale;
+            self.corrections[r] = row.correction;
+        }
+        for half in 0..2 {
             // SAFETY: a row has 32 levels; four words of four rows are 64 bytes.
             unsafe {
                 let row = |row: &QuantizedBlock| {
                     I8x16::load(row.levels.as_ptr().add(half * 16) as *const u8)
                 };
-                let words = I8x16::transpose_words(rows.map(row));
-                for (word, into) in words.into_iter().zip(levels) {
-                    word.store(into.as_mut_ptr() as *mut u8);
+                let into = &raw mut self.levels[half * 4] as *mut u8;
+                for (i, word) in I8x16::transpose_words(rows.map(row)).into_iter().enumerate() {
+                    word.store(into.add(i * 16));
                 }
             }
         }
-        four
     }
 }
 
@@ -85,7 +85,7 @@ pub fn quantize(x: &[f32], columns: usize, blocks: &mut [QuantizedBlock]) {
     for (i, four) in fours_of(fours).iter_mut().enumerate() {
         let (row, b) = (i / per_row * 4, i % per_row);
         let rows: [_; 4] = from_fn(|r| block(row + r, b));
-        *four = FourBlocks::of(rows.each_ref());
+        four.join(rows.each_ref());
     }
     for (i, into) in rest.iter_mut().enumerate() {
         *into = block(rows_by_fours(rows) + i / per_row, i % per_row);
@@ -100,7 +100,7 @@ pub fn join_four(rows: [&[QuantizedBlock]; 4], into: &mut [QuantizedBlock]) {
     let into = fours_of(into);
     assert!(rows.iter().all(|row| row.len() == into.len()));
     for (b, four) in into.iter_mut().enumerate() {
-        *four = FourBlocks::of(rows.map(|row| &row[b]));
+        four.join(rows.map(|row| &row[b]));
     }
 }
 
