@@ -6,28 +6,30 @@ use core::slice::{from_raw_parts, from_raw_parts_mut};
 
 pub use hybridseek_engine::exports::*;
 use hybridseek_engine::kernels::matrix::{self, Format, Matrix, BLOCK};
-use hybridseek_engine::kernels::multiply::{
-    multiply_float, multiply_quantized, Strided, StridedMut,
-};
+use hybridseek_engine::kernels::multiply::{multiply_float, Strided, StridedMut};
+use hybridseek_engine::kernels::multiply_quantized::multiply_quantized;
 use hybridseek_engine::kernels::quantize::{self, QuantizedBlock};
 use hybridseek_engine::team::Shared;
 
 /// # Safety
-/// The pointers must hold what `matrix::pack` takes.
+/// The pointers must hold what `matrix::pack` and, for a quantized format, `pack_scales` take.
 #[no_mangle]
 pub unsafe extern "C" fn pack(
     format: u32,
     source: *const u8,
-    scales: *const u16,
+    scales: *const u8,
     rows: usize,
     columns: usize,
     into: *mut u8,
 ) {
     let format = Format::from_number(format);
-    let blocks = if format.is_quantized() { columns.div_ceil(BLOCK) } else { 0 };
     let source = from_raw_parts(source, rows * format.file_row_bytes(columns));
     let into = from_raw_parts_mut(into, format.packed_bytes(rows, columns));
-    matrix::pack(format, source, from_raw_parts(scales, rows * blocks), rows, columns, into);
+    matrix::pack(format, source, rows, columns, into);
+    if format.is_quantized() {
+        let scales = from_raw_parts(scales, rows * format.file_scale_bytes(columns));
+        matrix::pack_scales(format, scales, rows, columns, into);
+    }
 }
 
 /// # Safety

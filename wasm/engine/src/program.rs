@@ -222,9 +222,10 @@ unsafe fn execute(team: &Team, opcode: u32, o: &mut Operands) {
             let (x, columns, rows, blocks) = (o.tensor(), o.size(), o.rows(), o.tensor());
             let per_row = columns.div_ceil(BLOCK);
             let (x, blocks) = (x.read(rows * columns), blocks.share(rows * per_row));
-            share_rows(team, rows, columns, |rows, elements| {
+            team.share(rows.div_ceil(4), (ELEMENTS_AT_ONCE / (4 * columns)).max(1), |fours| {
+                let rows = fours.start * 4..rows.min(fours.end * 4);
                 let blocks = blocks.write(rows.start * per_row..rows.end * per_row);
-                quantize(&x[elements], columns, blocks);
+                quantize(&x[rows.start * columns..rows.end * columns], columns, blocks);
             });
         }
         MULTIPLY => multiply(team, o),

@@ -328,14 +328,6 @@ mod lanes {
         pub unsafe fn load(from: *const u8) -> Self {
             Self(v128_load(from as *const v128))
         }
-        /// Four bytes, four times.
-        ///
-        /// # Safety
-        /// `from` must point to four readable bytes.
-        #[inline(always)]
-        pub unsafe fn load_four_splat(from: *const u8) -> Self {
-            Self(v128_load32_splat(from as *const u32))
-        }
         /// Bytes 4i to 4i + 3, four times, for i below 4.
         #[inline(always)]
         pub fn splat_four(self, i: usize) -> Self {
@@ -373,11 +365,16 @@ mod lanes {
             Self(v128_and(u16x8_shr(self.0, 4), u8x16_splat(15)))
         }
         /// Sums of neighbouring products with `other`, whose bytes must lie in 0 ... 127: there every
-        /// engine's relaxed dot product is exact.
-        #[cfg(target_feature = "relaxed-simd")]
+        /// engine's relaxed dot product is exact. Worth its while if [`super::RELAXED_DOT`].
         #[inline(always)]
         pub fn relaxed_dot(self, other: Self) -> I16x8 {
-            I16x8(i16x8_relaxed_dot_i8x16_i7x16(self.0, other.0))
+            #[cfg(target_feature = "relaxed-simd")]
+            return I16x8(i16x8_relaxed_dot_i8x16_i7x16(self.0, other.0));
+            #[cfg(not(target_feature = "relaxed-simd"))]
+            I16x8(i16x8_narrow_i32x4(
+                i32x4_dot_i16x8(i16x8_extend_low_i8x16(self.0), i16x8_extend_low_i8x16(other.0)),
+                i32x4_dot_i16x8(i16x8_extend_high_i8x16(self.0), i16x8_extend_high_i8x16(other.0)),
+            ))
         }
     }
 
@@ -720,15 +717,6 @@ mod lanes {
         pub unsafe fn load(from: *const u8) -> Self {
             Self((from as *const [i8; 16]).read_unaligned())
         }
-        /// Four bytes, four times.
-        ///
-        /// # Safety
-        /// `from` must point to four readable bytes.
-        #[inline(always)]
-        pub unsafe fn load_four_splat(from: *const u8) -> Self {
-            let four = (from as *const [i8; 4]).read_unaligned();
-            Self(from_fn(|i| four[i % 4]))
-        }
         /// Bytes 4i to 4i + 3, four times, for i below 4.
         #[inline(always)]
         pub fn splat_four(self, i: usize) -> Self {
@@ -750,6 +738,12 @@ mod lanes {
         pub fn high_unsigned(self) -> I16x8 {
             I16x8(from_fn(|i| self.0[i + 8] as u8 as i16))
         }
+        /// Sums of neighbouring products with `other`, whose bytes must lie in 0 ... 127.
+        #[inline(always)]
+        pub fn relaxed_dot(self, other: Self) -> I16x8 {
+            let product = |i: usize| self.0[i] as i16 * other.0[i] as i16;
+            I16x8(from_fn(|i| product(2 * i).saturating_add(product(2 * i + 1))))
+        }
         /// The low four bits of each byte.
         #[inline(always)]
         pub fn low_nibbles(self) -> Self {
@@ -759,12 +753,6 @@ mod lanes {
         #[inline(always)]
         pub fn high_nibbles(self) -> Self {
             Self(self.0.map(|byte| (byte as u8 >> 4) as i8))
-        }
-        /// Sums of neighbouring products with `other`, whose bytes must lie in 0 ... 127.
-        #[inline(always)]
-        pub fn relaxed_dot(self, other: Self) -> I16x8 {
-            let product = |i: usize| self.0[i] as i16 * other.0[i] as i16;
-            I16x8(from_fn(|i| product(2 * i) + product(2 * i + 1)))
         }
     }
 
@@ -795,6 +783,10 @@ mod lanes {
 }
 
 pub use lanes::{opaque, F32x4, I16x8, I32x4, I8x16};
+
+/// Whether [`I8x16::relaxed_dot`] is one instruction, or this is a native build, which tests it.
+pub const RELAXED_DOT: bool =
+    cfg!(any(target_feature = "relaxed-simd", not(target_family = "wasm")));
 
 /// The factor that [`F32x4::load_f16_shifted`] leaves to its caller.
 pub const F16_SHIFT: f32 = 5192296858534828000000000000000000.0; // 2^112

@@ -4,18 +4,16 @@
 //! Tokens are sorted by expert, so that each chosen expert's weights are read once a step. A token's
 //! experts are added up by rising index, whatever the batch and whatever order they were computed in.
 
-use core::ops::Range;
 use core::slice::from_raw_parts;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::attention::softmax;
+use super::expert_hits::{ExpertHits, NOT_HELD};
+use super::expert_rows::ExpertRows;
 #[cfg(not(target_family = "wasm"))]
 use super::matrix::element;
-use super::matrix::{Format, Matrix, BLOCK, GROUP};
-use super::multiply::{
-    grain_of, multiply_float, multiply_quantized, share_float, Strided, StridedMut,
-};
-use super::quantize::{quantize, QuantizedBlock};
+use super::matrix::{Format, Matrix};
+use super::multiply::{share_float, Strided, StridedMut};
 use super::scratch::{bytes_of, Scratch};
 use super::supply::Supply;
 use crate::math;
@@ -105,7 +103,7 @@ pub struct ExpertPlace {
 impl ExpertPlace {
     /// # Safety
     /// The addresses must be those of packed matrices that live for 'a.
-    unsafe fn matrix<'a>(
+    pub unsafe fn matrix<'a>(
         address: &AtomicU64,
         format: Format,
         (rows, columns): (usize, usize),
@@ -134,99 +132,14 @@ impl ExpertPlace {
 pub fn scratch_bytes(shape: &ExpertsShape, tokens: usize, threads: usize) -> usize {
     let ExpertsShape { hidden, width, experts, held, k, .. } = *shape;
     let hits = tokens * k;
-    let own = bytes_of::<u32>(held + 1) + 2 * bytes_of::<u32>(hits) + 2 * bytes_of::<u32>(held);
     bytes_of::<f32>(tokens * experts)
-        + threads * own
-        + Rows::bytes(shape, tokens, hidden)
-        + Rows::bytes(shape, hits, hidden)
+        + threads * ExpertHits::own_bytes(held, hits)
+        + ExpertRows::bytes(shape.format, tokens, hidden)
+        + ExpertRows::bytes(shape.format, hits, hidden)
         + bytes_of::<f32>(hits * 2 * width)
-        + threads * bytes_of::<f32>(width)
-        + Rows::bytes(shape, hits, width)
+        + threads * bytes_of::<f32>(4 * width)
+        + ExpertRows::bytes(shape.format, hits, width)
         + bytes_of::<f32>(hits * hidden)
-}
-
-/// Rows as the experts' matrices take them: int8 blocks for quantized ones.
-#[derive(Clone, Copy)]
-enum Rows<'a> {
-    Float(Shared<'a, f32>, usize),
-    Quantized(Shared<'a, QuantizedBlock>, usize),
-}
-
-impl<'a> Rows<'a> {
-    fn bytes(shape: &ExpertsShape, rows: usize, columns: usize) -> usize {
-        match shape.format.is_quantized() {
-            true => bytes_of::<QuantizedBlock>(rows * columns.div_ceil(BLOCK)),
-            false => bytes_of::<f32>(rows * columns),
-        }
-    }
-
-    fn take(shape: &ExpertsShape, scratch: &mut Scratch<'a>, rows: usize, columns: usize) -> Self {
-        if shape.format.is_quantized() {
-            let per_row = columns.div_ceil(BLOCK);
-            Self::Quantized(scratch.take(rows * per_row), per_row)
-        } else {
-            Self::Float(scratch.take(rows * columns), columns)
-        }
-    }
-
-    /// # Safety
-    /// No other thread may touch the row until the next barrier.
-    unsafe fn put(&self, row: usize, values: &[f32]) {
-        match *self {
-            Self::Float(rows, width) => {
-                rows.write(row * width..(row + 1) * width).copy_from_slice(values)
-            }
-            Self::Quantized(rows, width) => {
-                quantize(values, values.len(), rows.write(row * width..(row + 1) * width))
-            }
-        }
-    }
-
-    /// # Safety
-    /// As for [`Rows::put`], and nobody may write to `from`'s row.
-    unsafe fn copy(&self, row: usize, from: &Self, from_row: usize) {
-        match (*self, *from) {
-            (Self::Float(rows, width), Self::Float(from, _)) => rows
-                .write(row * width..(row + 1) * width)
-                .copy_from_slice(from.read(from_row * width..(from_row + 1) * width)),
-            (Self::Quantized(rows, width), Self::Quantized(from, _)) => rows
-                .write(row * width..(row + 1) * width)
-                .copy_from_slice(from.read(from_row * width..(from_row + 1) * width)),
-            _ => panic!("rows of two kinds"),
-        }
-    }
-
-    /// Multiplies rows with a matrix.
-    ///
-    /// # Safety
-    /// Nobody may write to the rows until the next barrier.
-    unsafe fn multiply(&self, w: &Matrix, first: usize, count: usize, y: &mut StridedMut) {
-        match *self {
-            Self::Float(rows, width) => {
-                let values = rows.read(first * width..(first + count) * width);
-                multiply_float(w, Strided { values, stride: width }, count, y);
-            }
-            Self::Quantized(rows, width) => {
-                let blocks = rows.read(first * width..(first + count) * width);
-                multiply_quantized(w, blocks, count, y);
-            }
-        }
-    }
-}
-
-/// Which places [T*K] chose which expert. Every thread has its own, all the same.
-struct Hits<'a> {
-    /// Experts with hits: those in memory by rising index, then the others.
-    used: &'a mut [u32],
-    used_count: usize,
-    /// [used_count + 1]: where each used expert's hits begin.
-    starts: &'a mut [u32],
-    /// [T*K]: places by used expert, then by rising token.
-    places: &'a mut [u32],
-    /// [T*K]: where in `places` a place is; `u32::MAX` if its expert is not held here.
-    rank: &'a mut [u32],
-    /// [held]: hits of each expert.
-    counts: &'a mut [u32],
 }
 
 /// Runs one layer.
@@ -246,19 +159,12 @@ pub fn sparse_experts(
     assert_eq!(places.len(), held);
     let mut scratch = Scratch::new(scratch);
     let scores = scratch.take::<f32>(tokens * experts);
-    let mut hits = Hits {
-        used: scratch.take_own(held, team),
-        used_count: 0,
-        starts: scratch.take_own(held + 1, team),
-        places: scratch.take_own(tokens * k, team),
-        rank: scratch.take_own(tokens * k, team),
-        counts: scratch.take_own(held, team),
-    };
-    let x_rows = Rows::take(shape, &mut scratch, tokens, hidden);
-    let hit_rows = Rows::take(shape, &mut scratch, tokens * k, hidden);
+    let mut hits = ExpertHits::take(&mut scratch, team, held, tokens * k);
+    let x_rows = ExpertRows::take(shape.format, &mut scratch, tokens, hidden);
+    let hit_rows = ExpertRows::take(shape.format, &mut scratch, tokens * k, hidden);
     let both = scratch.take::<f32>(tokens * k * 2 * width);
-    let inner = scratch.take_own::<f32>(width, team);
-    let inner_rows = Rows::take(shape, &mut scratch, tokens * k, width);
+    let inner = scratch.take_own::<f32>(4 * width, team);
+    let inner_rows = ExpertRows::take(shape.format, &mut scratch, tokens * k, width);
     let out = scratch.take::<f32>(tokens * k * hidden);
 
     let router = Matrix::new(Format::F32, experts, hidden, router);
@@ -271,19 +177,20 @@ pub fn sparse_experts(
             unsafe {
                 let scores = scores.write(token * experts..(token + 1) * experts);
                 choose(shape, scores, chosen.write(place.clone()), weights.write(place));
-                x_rows.put(token, &x[token * hidden..(token + 1) * hidden]);
+                x_rows.put(token..token + 1, &x[token * hidden..(token + 1) * hidden]);
             }
         }
     });
     // SAFETY: written before the barrier, and no more in this step.
     let (chosen, weights) = unsafe { (chosen.read_all(), weights.read_all()) };
-    let mut ready = hits.sort(shape, chosen, places);
+    let mut ready = hits.sort(shape.first, chosen, places);
     let used_count = hits.used_count;
 
     team.share(hits.starts[used_count] as usize, 4, |items| {
-        for hit in items {
-            // SAFETY: each row is one item's.
-            unsafe { hit_rows.copy(hit, &x_rows, hits.places[hit] as usize / k) };
+        for run in items.filter_map(|hit| hits.run_at(hit)) {
+            let token = |i: usize| hits.places[run.start + i] as usize / k;
+            // SAFETY: each run is one item's.
+            unsafe { hit_rows.copy(run.clone(), &x_rows, token) };
         }
     });
     if let Some(supply) = &supply {
@@ -297,19 +204,28 @@ pub fn sparse_experts(
             supply.ask(team, &hits.used[ready..used_count]);
         }
         let gate_ups = |expert: usize| &places[expert].gate_up;
-        hits.multiply(team, shape, done..ready, gate_ups, (2 * width, hidden), &hit_rows, both);
+        hits.multiply(
+            team,
+            shape.format,
+            done..ready,
+            gate_ups,
+            (2 * width, hidden),
+            &hit_rows,
+            both,
+        );
         let first = hits.starts[done] as usize;
         team.share(hits.starts[ready] as usize - first, 1, |items| {
-            for hit in first + items.start..first + items.end {
-                // SAFETY: `both` was written before the barrier; each row is one item's.
+            for run in items.filter_map(|hit| hits.run_at(first + hit)) {
+                let inner = &mut inner[..run.len() * width];
+                // SAFETY: `both` was written before the barrier; each run is one item's.
                 unsafe {
-                    swiglu(both.read(hit * 2 * width..(hit + 1) * 2 * width), inner);
-                    inner_rows.put(hit, inner);
+                    swiglu(both.read(run.start * 2 * width..run.end * 2 * width), inner);
+                    inner_rows.put(run, inner);
                 }
             }
         });
         let downs = |expert: usize| &places[expert].down;
-        hits.multiply(team, shape, done..ready, downs, (hidden, width), &inner_rows, out);
+        hits.multiply(team, shape.format, done..ready, downs, (hidden, width), &inner_rows, out);
         done = ready;
         if let (Some(supply), true) = (&supply, done < used_count) {
             ready += supply.receive(team, shape, places, &hits.used[done..used_count]);
@@ -338,86 +254,6 @@ pub fn sparse_experts(
             }
         }
     });
-}
-
-/// Rank of a place whose expert is not held here.
-const NOT_HELD: u32 = u32::MAX;
-
-impl Hits<'_> {
-    /// Returns how many of the used experts are in memory.
-    fn sort(&mut self, shape: &ExpertsShape, chosen: &[i32], experts: &[ExpertPlace]) -> usize {
-        let local = |expert: i32| {
-            let index = (expert as usize).checked_sub(shape.first)?;
-            (index < shape.held).then_some(index)
-        };
-        self.counts.fill(0);
-        for expert in chosen.iter().filter_map(|expert| local(*expert)) {
-            self.counts[expert] += 1;
-        }
-        let here = |expert: usize| experts[expert].gate_up.load(Ordering::Relaxed) != 0;
-        let mut ready = 0;
-        self.used_count = 0;
-        for in_memory in [true, false] {
-            for expert in 0..shape.held {
-                if self.counts[expert] > 0 && here(expert) == in_memory {
-                    self.used[self.used_count] = expert as u32;
-                    self.used_count += 1;
-                }
-            }
-            if in_memory {
-                ready = self.used_count;
-            }
-        }
-        self.starts[0] = 0;
-        for i in 0..self.used_count {
-            let count = &mut self.counts[self.used[i] as usize];
-            self.starts[i + 1] = self.starts[i] + *count;
-            *count = self.starts[i]; // from here on where the expert's next hit goes
-        }
-        for (place, expert) in chosen.iter().enumerate() {
-            self.rank[place] = NOT_HELD;
-            if let Some(expert) = local(*expert) {
-                let rank = self.counts[expert];
-                self.counts[expert] += 1;
-                self.places[rank as usize] = place as u32;
-                self.rank[place] = rank;
-            }
-        }
-        ready
-    }
-
-    /// Multiplies the rows of some of the used experts with their matrices: y [hits, rows].
-    #[allow(clippy::too_many_arguments)]
-    fn multiply<'a>(
-        &self,
-        team: &Team,
-        shape: &ExpertsShape,
-        used: Range<usize>,
-        address_of: impl Fn(usize) -> &'a AtomicU64,
-        (rows, columns): (usize, usize),
-        x: &Rows,
-        y: Shared<f32>,
-    ) {
-        let groups = rows.div_ceil(GROUP);
-        let grain = grain_of(shape.format.group_bytes(columns), used.len() * groups, team);
-        let parts = groups.div_ceil(grain);
-        team.share(used.len() * parts, 1, |items| {
-            for item in items {
-                let (i, part) = (used.start + item / parts, item % parts);
-                let groups = part * grain..groups.min((part + 1) * grain);
-                let hits = self.starts[i] as usize..self.starts[i + 1] as usize;
-                let at = hits.start * rows + groups.start * GROUP;
-                let mut y = StridedMut { values: y.from(at), stride: rows };
-                let address = address_of(self.used[i] as usize);
-                // SAFETY: the table holds addresses of such matrices; the rows were written before the
-                // barrier.
-                unsafe {
-                    let matrix = ExpertPlace::matrix(address, shape.format, (rows, columns));
-                    x.multiply(&matrix.groups(groups), hits.start, hits.len(), &mut y);
-                }
-            }
-        });
-    }
 }
 
 /// From logits [E] of one token to its experts and their weights. Overwrites the logits.

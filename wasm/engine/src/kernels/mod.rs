@@ -3,11 +3,14 @@
 pub mod attention;
 pub mod cache;
 pub mod elementwise;
+pub mod expert_hits;
+pub mod expert_rows;
 pub mod experts;
 pub mod gather;
 pub mod latent_attention;
 pub mod matrix;
 pub mod multiply;
+pub mod multiply_quantized;
 pub mod paged_attention;
 pub mod quantize;
 pub mod rms_norm;

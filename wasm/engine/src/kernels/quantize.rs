@@ -1,8 +1,12 @@
 //! Activations as int8 in blocks of 32 columns, one f32 scale each: what the kernels of quantized
 //! weights take. Dot products of whole blocks are then exact integers, in every order.
+//!
+//! Rows lie by fours, block by block, see [`FourBlocks`]; up to three last ones lie one by one.
+
+use core::array::from_fn;
 
 use super::matrix::BLOCK;
-use crate::simd::F32x4;
+use crate::simd::{F32x4, I8x16};
 
 /// One block of a row.
 #[derive(Clone, Copy)]
@@ -16,6 +20,44 @@ pub struct QuantizedBlock {
     pub levels: [i8; BLOCK],
 }
 
+/// The same block of four rows, their words of four bytes in turn: one load brings as many columns of
+/// four rows as one multiplication takes.
+#[repr(C)]
+pub struct FourBlocks {
+    pub scales: [f32; 4],
+    pub corrections: [[i16; 2]; 4],
+    /// [words, rows].
+    pub levels: [[[i8; 4]; 4]; BLOCK / 4],
+}
+
+impl FourBlocks {
+    /// Puts a block of four rows together.
+    #[inline(always)]
+    fn join(&mut self, rows: [&QuantizedBlock; 4]) {
+        for (r, row) in rows.into_iter().enumerate() {
+            self.scales[r] = row.scale;
+            self.corrections[r] = row.correction;
+        }
+        for half in 0..2 {
+            // SAFETY: a row has 32 levels; four words of four rows are 64 bytes.
+            unsafe {
+                let row = |row: &QuantizedBlock| {
+                    I8x16::load(row.levels.as_ptr().add(half * 16) as *const u8)
+                };
+                let into = &raw mut self.levels[half * 4] as *mut u8;
+                for (i, word) in I8x16::transpose_words(rows.map(row)).into_iter().enumerate() {
+                    word.store(into.add(i * 16));
+                }
+            }
+        }
+    }
+}
+
+/// How many of `rows` rows lie by fours.
+pub fn rows_by_fours(rows: usize) -> usize {
+    rows / 4 * 4
+}
+
 /// Quantizes rows: `x` [rows, columns] becomes `blocks` [rows, ceil(columns / 32)], the last block of a
 /// row padded with zeros. A NaN or infinity makes its block's scale NaN or infinite, so that it shows in
 /// every result it takes part in.
@@ -24,20 +66,50 @@ pub struct QuantizedBlock {
 /// If a length does not fit.
 pub fn quantize(x: &[f32], columns: usize, blocks: &mut [QuantizedBlock]) {
     let per_row = columns.div_ceil(BLOCK);
-    assert_eq!(x.len() / columns * per_row, blocks.len());
-    for (row, into) in x.chunks_exact(columns).zip(blocks.chunks_exact_mut(per_row)) {
-        for (values, block) in row.chunks(BLOCK).zip(into) {
-            // SAFETY: BLOCK numbers each.
-            *block = unsafe {
-                if values.len() == BLOCK {
-                    quantize_block(values.as_ptr())
-                } else {
-                    let mut padded = [0.0; BLOCK];
-                    padded[..values.len()].copy_from_slice(values);
-                    quantize_block(padded.as_ptr())
-                }
-            };
+    let rows = x.len() / columns;
+    assert_eq!(rows * per_row, blocks.len());
+    let block = |row: usize, b: usize| {
+        let values = &x[row * columns + b * BLOCK..row * columns + columns.min((b + 1) * BLOCK)];
+        // SAFETY: BLOCK numbers each.
+        unsafe {
+            if values.len() == BLOCK {
+                quantize_block(values.as_ptr())
+            } else {
+                let mut padded = [0.0; BLOCK];
+                padded[..values.len()].copy_from_slice(values);
+                quantize_block(padded.as_ptr())
+            }
         }
+    };
+    let (fours, rest) = blocks.split_at_mut(rows_by_fours(rows) * per_row);
+    for (i, four) in fours_of(fours).iter_mut().enumerate() {
+        let (row, b) = (i / per_row * 4, i % per_row);
+        let rows: [_; 4] = from_fn(|r| block(row + r, b));
+        four.join(rows.each_ref());
+    }
+    for (i, into) in rest.iter_mut().enumerate() {
+        *into = block(rows_by_fours(rows) + i / per_row, i % per_row);
+    }
+}
+
+/// Puts four rows that lie one by one together.
+///
+/// # Panics
+/// If a length does not fit.
+pub fn join_four(rows: [&[QuantizedBlock]; 4], into: &mut [QuantizedBlock]) {
+    let into = fours_of(into);
+    assert!(rows.iter().all(|row| row.len() == into.len()));
+    for (b, four) in into.iter_mut().enumerate() {
+        four.join(rows.map(|row| &row[b]));
+    }
+}
+
+fn fours_of(blocks: &mut [QuantizedBlock]) -> &mut [FourBlocks] {
+    const { assert!(size_of::<FourBlocks>() == 4 * size_of::<QuantizedBlock>()) };
+    assert_eq!(blocks.len() % 4, 0);
+    // SAFETY: as long, as aligned, and any bits are a value of either.
+    unsafe {
+        core::slice::from_raw_parts_mut(blocks.as_mut_ptr() as *mut FourBlocks, blocks.len() / 4)
     }
 }
 
@@ -50,7 +122,7 @@ const ROUNDING: f32 = 12582912.0; // 1.5 * 2^23
 /// `values` must point to BLOCK readable numbers.
 #[inline(always)]
 pub(super) unsafe fn quantize_block(values: *const f32) -> QuantizedBlock {
-    let lanes: [F32x4; BLOCK / 4] = core::array::from_fn(|i| F32x4::load(values.add(i * 4)));
+    let lanes: [F32x4; BLOCK / 4] = from_fn(|i| F32x4::load(values.add(i * 4)));
     // As integers, the bits of magnitudes are ordered as the numbers are, with NaN above all.
     let bits = |i: usize| lanes[i].abs().as_i32();
     let largest = (1..BLOCK / 4).fold(bits(0), |largest, i| largest.max(bits(i))).to_array();

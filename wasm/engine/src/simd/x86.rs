@@ -4,6 +4,14 @@
 use core::arch::asm;
 use core::arch::x86_64::*;
 
+/// The same address, of which the compiler knows nothing: see WebAssembly's list.
+#[inline(always)]
+pub fn opaque<T>(mut address: *const T) -> *const T {
+    // SAFETY: no instruction.
+    unsafe { asm!("/* {0} */", inout(reg) address, options(nomem, nostack, preserves_flags)) };
+    address
+}
+
 /// Four f32.
 #[derive(Clone, Copy)]
 pub struct F32x4(__m128);
@@ -124,6 +132,16 @@ impl F32x4 {
     pub fn min(self, other: Self) -> Self {
         lanes!(Self(_mm_or_ps(_mm_min_ps(self.0, other.0), _mm_min_ps(other.0, self.0))))
     }
+    /// `limit` where it is less, else the same: NaN stays.
+    #[inline(always)]
+    pub fn at_most(self, limit: Self) -> Self {
+        Self(lanes!(_mm_min_ps(limit.0, self.0)))
+    }
+    /// `limit` where it is more, else the same: NaN stays.
+    #[inline(always)]
+    pub fn at_least(self, limit: Self) -> Self {
+        Self(lanes!(_mm_max_ps(limit.0, self.0)))
+    }
     #[inline(always)]
     pub fn abs(self) -> Self {
         lanes!(Self(_mm_andnot_ps(_mm_set1_ps(-0.0), self.0)))
@@ -197,6 +215,11 @@ impl I32x4 {
     #[inline(always)]
     pub fn shl<const BITS: u32>(self) -> Self {
         Self(lanes!(_mm_sll_epi32(self.0, _mm_cvtsi32_si128(BITS as i32))))
+    }
+    /// Halved and rounded down.
+    #[inline(always)]
+    pub fn halved(self) -> Self {
+        Self(lanes!(_mm_srai_epi32::<1>(self.0)))
     }
     #[inline(always)]
     pub fn sub(self, other: Self) -> Self {
@@ -311,14 +334,6 @@ impl I8x16 {
     #[inline(always)]
     pub unsafe fn load(from: *const u8) -> Self {
         Self(_mm_loadu_si128(from as *const __m128i))
-    }
-    /// Four bytes, four times.
-    ///
-    /// # Safety
-    /// `from` must point to four readable bytes.
-    #[inline(always)]
-    pub unsafe fn load_four_splat(from: *const u8) -> Self {
-        Self(_mm_set1_epi32((from as *const i32).read_unaligned()))
     }
     /// Bytes 4i to 4i + 3, four times, for i below 4.
     #[inline(always)]
