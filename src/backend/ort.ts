@@ -146,6 +146,8 @@ async function importOrt(): Promise<OrtModule> {
 class OrtBackend implements Backend {
   readonly info: BackendInfo;
   readonly limits: StepLimits;
+  readonly cacheLayout = "ort f32";
+  readonly blockBytes: number;
   readonly #ort: OrtModule;
   readonly #spec: ModelSpec;
   readonly #outputs: string[];
@@ -177,6 +179,7 @@ class OrtBackend implements Backend {
       this.#caches.set(name, { values, dims });
     }
     const cacheTokens = limits.blocks * limits.blockSize;
+    this.blockBytes = spec.cacheBytesPerToken * limits.blockSize;
     this.info = {
       backend: "ort",
       build: "function bodies",
@@ -247,11 +250,38 @@ class OrtBackend implements Backend {
     return Promise.resolve();
   }
 
+  readBlocks(blocks: readonly number[]): Promise<Uint8Array> {
+    const values = new Float32Array(blocks.length * this.blockBytes / 4);
+    for (const { cache, offset } of this.#cachesOf(blocks)) values.set(cache, offset);
+    return Promise.resolve(new Uint8Array(values.buffer));
+  }
+
+  writeBlocks(blocks: readonly number[], bytes: Uint8Array): Promise<void> {
+    const values = new Float32Array(bytes.slice().buffer);
+    for (const { cache, offset } of this.#cachesOf(blocks)) {
+      cache.set(values.subarray(offset, offset + cache.length));
+    }
+    return Promise.resolve();
+  }
+
   async close(): Promise<void> {
     this.#failure ??= new BackendError("closed", "Cannot run the step: the model has been closed.");
     await this.#step.catch(() => {}); // reported to whoever runs it
     await this.#session?.release();
     this.#session = undefined;
+  }
+
+  /** The parts of the caches that blocks are, and where each goes in a copy of the blocks. */
+  *#cachesOf(blocks: readonly number[]): Iterable<{ cache: Float32Array; offset: number }> {
+    this.#running();
+    let offset = 0;
+    for (const block of blocks) {
+      for (const { values, dims: [, ...rest] } of this.#caches.values()) {
+        const size = rest.reduce((product, size) => product * size, 1);
+        yield { cache: values.subarray(block * size, (block + 1) * size), offset };
+        offset += size;
+      }
+    }
   }
 
   #running(): OrtSession {

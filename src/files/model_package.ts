@@ -10,6 +10,7 @@ import {
   MANIFEST_NAME,
   type ManifestFile,
   parseManifest,
+  toHex,
 } from "./manifest.ts";
 import type { FileSource } from "./file_source.ts";
 import { openSource } from "./open_source.ts";
@@ -279,8 +280,4 @@ export class ModelPackage {
         `not ${want} as exported: the file is damaged; get it anew.`,
     );
   }
-}
-
-function toHex(bytes: Uint8Array): string {
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
