@@ -20,13 +20,32 @@ import {
 } from "./sampling_params.ts";
 import { Sampler } from "./sampling/sampler.ts";
 import type { ChatMessage } from "./text/chat_message.ts";
-import type { Tokenizer } from "./text/tokenizer.ts";
+import type { ChatTemplateOptions, Tokenizer } from "./text/tokenizer.ts";
 
-/** A prompt: text, tokens, or a conversation that the model's chat template turns into text. */
+/** A conversation, which the model's chat template turns into a prompt. */
+export interface ChatPrompt extends Omit<ChatTemplateOptions, "chatTemplate"> {
+  /** The messages, in order. Tokens that steer the model are text in them. */
+  readonly messages: readonly ChatMessage[];
+  /** Whether the model is to answer. Default true, unless it goes on with the last message. */
+  readonly addGenerationPrompt?: boolean;
+  /** Whether the model is to go on with the last message, usually the beginning of its answer. Default false. */
+  readonly continueFinalMessage?: boolean;
+}
+
+/** The surroundings of a gap that a model is to fill in, if it has tokens for that. */
+export interface FimPrompt {
+  /** Text before the gap. Tokens that steer the model are text in it, and in the suffix. */
+  readonly prefix: string;
+  /** Text behind the gap. */
+  readonly suffix: string;
+}
+
+/** A prompt: text, tokens, a conversation, or a gap to fill in. */
 export type Prompt =
   | string
   | { readonly promptTokenIds: readonly number[] }
-  | { readonly messages: readonly ChatMessage[] };
+  | ChatPrompt
+  | FimPrompt;
 
 /** Options of a call: how its requests are to be treated. */
 export type CallOptions = RequestOptions;
@@ -372,15 +391,18 @@ export class LLM {
         return { tokenIds: this.#checkTokenIds("promptTokenIds", prompt.promptTokenIds) };
       }
       if ("messages" in prompt) {
-        const { tokenizer } = this;
-        const options = { addGenerationPrompt: true };
-        const text = tokenizer.applyChatTemplate(prompt.messages, { ...options, tokenize: false });
-        return { text, tokenIds: tokenizer.applyChatTemplate(prompt.messages, options) };
+        const { messages, ...given } = prompt;
+        const options = { addGenerationPrompt: !given.continueFinalMessage, ...given };
+        const text = this.tokenizer.applyChatTemplate(messages, { ...options, tokenize: false });
+        return { text, tokenIds: this.tokenizer.applyChatTemplate(messages, options) };
+      }
+      if (typeof prompt.prefix === "string" && typeof prompt.suffix === "string") {
+        return { tokenIds: this.tokenizer.encodeFim(prompt.prefix, prompt.suffix) };
       }
     }
     throw new InvalidArgumentError(
       "prompt",
-      "Cannot use the prompt: it must be a text, { promptTokenIds } or { messages }.",
+      "Cannot use the prompt: it must be a text, { promptTokenIds }, { messages } or { prefix, suffix }.",
     );
   }
 
