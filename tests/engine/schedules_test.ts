@@ -48,7 +48,9 @@ const arrivals = fc.record({
 });
 const events = fc.array(
   fc.oneof(
-    { weight: 5, arbitrary: fc.constant({ kind: "step" as const }) },
+    { weight: 5, arbitrary: fc.constant({ kind: "step" as const, removed: undefined }) },
+    /** Somebody gives up while the step runs. */
+    { weight: 1, arbitrary: fc.record({ kind: fc.constant("step" as const), removed: fc.nat() }) },
     { weight: 3, arbitrary: arrivals },
     { weight: 1, arbitrary: fc.record({ kind: fc.constant("remove" as const), which: fc.nat() }) },
   ),
@@ -112,8 +114,8 @@ class Run {
     if (request) this.#end(request);
   }
 
-  /** Runs a step. @returns False if there was none. */
-  step(): boolean {
+  /** Runs a step. @param removed Which request ends meanwhile. @returns False if there was none. */
+  step(removed?: number): boolean {
     this.#clock++;
     for (const request of this.scheduler.expired(this.#clock)) this.#end(request);
     const before = this.scheduler.running.length;
@@ -128,8 +130,10 @@ class Run {
     assert(parts.every(({ count }) => count > 0));
     this.#cache.copy(copies);
     this.#cache.run(plan, parts.map(({ sequence, drafts }) => [...sequence.tokenIds, ...drafts]));
+    if (removed !== undefined) this.remove(removed);
     this.scheduler.commit(step);
     for (const { sequence, begin, count, drafts, wanted } of parts) {
+      if (sequence.state === "ended") continue;
       for (const position of wanted) {
         if (position < sequence.request.promptTokenIds.length - 1) {
           sequence.request.scored.push(position);
@@ -199,8 +203,8 @@ Deno.test("in random schedules the invariants hold after every event, and all ge
   fc.assert(
     fc.property(setups, events, (setup, events) => {
       const run = new Run(setup);
-      const step = () => {
-        const ran = run.step();
+      const step = (removed?: number) => {
+        const ran = run.step(removed);
         if (ran) seen.steps++;
         run.check();
         return ran;
@@ -208,7 +212,7 @@ Deno.test("in random schedules the invariants hold after every event, and all ge
       for (const event of events) {
         if (event.kind === "add") run.add(event);
         else if (event.kind === "remove") run.remove(event.which);
-        else step();
+        else step(event.removed);
         run.check();
       }
       // Whatever is left ends by itself.
