@@ -18,6 +18,14 @@ export type { BackendInfo, BackendName, ExpertStats } from "./src/backend/backen
 export type { OrtModule, OrtSession, OrtTensor } from "./src/backend/ort.ts";
 export type { EngineBuild } from "./src/backend/wasm/engine_module.ts";
 export type { CacheType } from "./src/backend/wasm/opcodes.ts";
+export type { EngineStats } from "./src/engine/engine.ts";
+export type {
+  EngineOptions,
+  RequestOptions,
+  SpeculativeOptions,
+} from "./src/engine/engine_options.ts";
+export type { PromptLookup } from "./src/engine/prompt_lookup.ts";
+export type { SchedulerCounts, SchedulerOptions } from "./src/engine/scheduler.ts";
 export type { FinishReason } from "./src/engine/generation.ts";
 export * from "./src/errors.ts";
 export type { DirectoryHandle } from "./src/files/handle_source.ts";

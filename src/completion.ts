@@ -3,6 +3,7 @@
  * @module
  */
 import type { Engine } from "./engine/engine.ts";
+import type { RequestOptions } from "./engine/engine_options.ts";
 import type { GeneratedChoice } from "./engine/generation.ts";
 import type { CompletionOutput, RequestOutput, StreamEvent, TokenLogprobs } from "./outputs.ts";
 import type { ResolvedSamplingParams } from "./sampling_params.ts";
@@ -48,16 +49,16 @@ export class Completion {
    * Runs it.
    *
    * @param engine Where.
-   * @param signal Stops it within one step.
+   * @param options How it is to be treated.
    * @returns The result. Throws as {@linkcode Engine.generate} does.
    */
-  async run(engine: Engine, signal: AbortSignal): Promise<RequestOutput> {
+  async run(engine: Engine, options: RequestOptions): Promise<RequestOutput> {
     const { prompt, promptTokenIds, params, eosTokenIds, listener } = this.#options;
-    const { choices, promptLogprobs } = await engine.generate({
+    const { choices, promptLogprobs, cachedTokens } = await engine.generate({
       promptTokenIds,
       params,
       eosTokenIds,
-      signal,
+      ...options,
       onToken: (choice, token, ends) => this.#takeToken(choice, token, ends),
       onFinish: (choice) => {
         const text = this.#texts[choice.index]?.finish() ?? "";
@@ -68,6 +69,7 @@ export class Completion {
     return {
       ...(prompt !== undefined && { prompt }),
       promptTokenIds,
+      cachedTokens,
       ...(promptLogprobs && {
         promptLogprobs: promptLogprobs.map((token) => token && this.#logprobs(token)),
       }),

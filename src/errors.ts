@@ -13,6 +13,8 @@ export type ErrorCode =
   | "unsupported"
   | "context_length_exceeded"
   | "out_of_memory"
+  | "queue_full"
+  | "deadline_exceeded"
   | "backend_failed"
   | "closed";
 
@@ -102,6 +104,20 @@ export class CapacityError extends HybridseekError {
     message: string,
     options?: ErrorOptions,
   ) {
+    super(code, message, options);
+  }
+}
+
+/** The model is too busy: as many requests wait as may, or a request's time was over before it ended. */
+export class OverloadError extends HybridseekError {
+  /**
+   * Makes the error.
+   *
+   * @param code `queue_full` or `deadline_exceeded`.
+   * @param message How much there is to do, the way out.
+   * @param options `cause`: the error that led to this one.
+   */
+  constructor(code: "queue_full" | "deadline_exceeded", message: string, options?: ErrorOptions) {
     super(code, message, options);
   }
 }

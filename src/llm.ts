@@ -4,8 +4,11 @@
  */
 import type { BackendInfo, ExpertStats } from "./backend/backend.ts";
 import { Completion, type CompletionListener } from "./completion.ts";
-import { Engine } from "./engine/engine.ts";
+import { type CacheKind, readCacheFile, writeCacheFile } from "./engine/cache_file.ts";
+import { Engine, type EngineStats } from "./engine/engine.ts";
+import { checkEngineOptions, type RequestOptions } from "./engine/engine_options.ts";
 import { InvalidArgumentError, UnsupportedError } from "./errors.ts";
+import { identityOf } from "./files/manifest.ts";
 import type { ModelLocation } from "./files/open_source.ts";
 import type { GenerationConfig } from "./generation_config.ts";
 import type { ModelSpec } from "./model_spec.ts";
@@ -18,19 +21,35 @@ import {
 } from "./sampling_params.ts";
 import { Sampler } from "./sampling/sampler.ts";
 import type { ChatMessage } from "./text/chat_message.ts";
-import type { Tokenizer } from "./text/tokenizer.ts";
+import type { ChatTemplateOptions, Tokenizer } from "./text/tokenizer.ts";
 
-/** A prompt: text, tokens, or a conversation that the model's chat template turns into text. */
+/** A conversation, which the model's chat template turns into a prompt. */
+export interface ChatPrompt extends Omit<ChatTemplateOptions, "chatTemplate"> {
+  /** The messages, in order. Tokens that steer the model are text in them. */
+  readonly messages: readonly ChatMessage[];
+  /** Whether the model is to answer. Default true, unless it goes on with the last message. */
+  readonly addGenerationPrompt?: boolean;
+  /** Whether the model is to go on with the last message, usually the beginning of its answer. Default false. */
+  readonly continueFinalMessage?: boolean;
+}
+
+/** The surroundings of a gap that a model is to fill in, if it has tokens for that. */
+export interface FimPrompt {
+  /** Text before the gap. Tokens that steer the model are text in it, and in the suffix. */
+  readonly prefix: string;
+  /** Text behind the gap. */
+  readonly suffix: string;
+}
+
+/** A prompt: text, tokens, a conversation, or a gap to fill in. */
 export type Prompt =
   | string
   | { readonly promptTokenIds: readonly number[] }
-  | { readonly messages: readonly ChatMessage[] };
+  | ChatPrompt
+  | FimPrompt;
 
-/** Options of a call. */
-export interface CallOptions {
-  /** Stops the call within one step of the model; it throws the signal's reason. */
-  signal?: AbortSignal;
-}
+/** Options of a call: how its requests are to be treated. */
+export type CallOptions = RequestOptions;
 
 /** What {@linkcode LLM.forward} computes. */
 export interface ForwardOutput {
@@ -62,13 +81,19 @@ export class LLM {
   readonly #engine: Engine;
   readonly #tokenizer: Tokenizer | undefined;
   readonly #config: GenerationConfig;
+  readonly #opened: OpenedModel;
+  /** Whether computed prompts are kept. */
+  readonly #caches: boolean;
 
-  private constructor({ spec, backend, tokenizer, config }: OpenedModel) {
+  private constructor(opened: OpenedModel, options: OpenOptions) {
+    const { spec, backend, tokenizer, config } = opened;
     this.info = backend.info;
     this.spec = spec;
     this.#tokenizer = tokenizer;
     this.#config = config;
-    this.#engine = new Engine(backend, new Sampler(spec.vocabSize), spec.vocabSize);
+    this.#engine = new Engine(backend, new Sampler(spec.vocabSize), spec.vocabSize, options);
+    this.#opened = opened;
+    this.#caches = options.enablePrefixCaching ?? true;
   }
 
   /**
@@ -84,12 +109,22 @@ export class LLM {
    * @throws {CapacityError} If it does not fit the memory.
    */
   static async open(location?: ModelLocation, options: OpenOptions = {}): Promise<LLM> {
-    return new LLM(await openModel(location, options));
+    checkEngineOptions(options);
+    return new LLM(await openModel(location, options), options);
   }
 
   /** How often experts had to be read; `undefined` where all weights are in memory. */
   get expertStats(): ExpertStats | undefined {
     return this.#engine.expertStats;
+  }
+
+  /**
+   * What the model is doing and has done, all calls together.
+   *
+   * @returns Counts at this moment.
+   */
+  stats(): EngineStats {
+    return this.#engine.stats();
   }
 
   /**
@@ -111,10 +146,11 @@ export class LLM {
    * @param prompts One prompt or a list.
    * @param params How to sample, for all prompts or one for each; the model's own defaults for what is
    *   left out.
-   * @param options Abort.
+   * @param options Priority, salt, time limit, abort.
    * @returns One result per prompt, in order.
-   * @throws {InvalidArgumentError} If a prompt or parameter is out of range.
+   * @throws {InvalidArgumentError} If a prompt, parameter or option is out of range.
    * @throws {CapacityError} If a prompt is longer than the context, or does not fit the cache.
+   * @throws {OverloadError} If too many requests wait, or the time limit is over.
    * @throws {BackendError} If the model failed or has been closed.
    */
   async generate(
@@ -137,7 +173,8 @@ export class LLM {
     const signal = options.signal
       ? AbortSignal.any([options.signal, controller.signal])
       : controller.signal;
-    const runs = completions.map((completion) => completion.run(this.#engine, signal));
+    const terms = { ...options, signal };
+    const runs = completions.map((completion) => completion.run(this.#engine, terms));
     try {
       return await Promise.all(runs);
     } catch (error) {
@@ -152,7 +189,7 @@ export class LLM {
    *
    * @param prompt The prompt.
    * @param params How to sample; the model's own defaults for what is left out.
-   * @param options Abort.
+   * @param options Priority, salt, time limit, abort.
    * @returns An event for each token and choice; a choice's last one has a finish reason. Throws as
    *   {@linkcode generate} does, when the first event is asked for.
    */
@@ -173,7 +210,7 @@ export class LLM {
       ? AbortSignal.any([options.signal, controller.signal])
       : controller.signal;
     let running = true;
-    const run = completion.run(this.#engine, signal).finally(() => {
+    const run = completion.run(this.#engine, { ...options, signal }).finally(() => {
       running = false;
       wake();
     });
@@ -196,7 +233,7 @@ export class LLM {
    *
    * @param conversations One conversation, a list of messages, or a list of conversations.
    * @param params See {@linkcode generate}.
-   * @param options Abort.
+   * @param options Priority, salt, time limit, abort.
    * @returns One result per conversation, in order.
    * @throws {UnsupportedError} If the package has no tokenizer or no chat template.
    * @throws Otherwise as {@linkcode generate} does.
@@ -220,7 +257,8 @@ export class LLM {
    * Computes logits, for evaluation: row i holds the scores of the token that follows position i.
    *
    * @param tokenIds The tokens, 1 to the context's length.
-   * @param options `rows`: the positions wanted, each once, in any order, all by default; abort.
+   * @param options `rows`: the positions wanted, each once, in any order, all by default; the rest as
+   *   for {@linkcode generate}.
    * @returns [rows, vocab] in the order of `rows`, owned by the caller.
    * @throws {InvalidArgumentError} If an id or a position is out of range.
    * @throws {CapacityError} If there are more tokens than the context holds.
@@ -242,8 +280,63 @@ export class LLM {
       }
       seen.add(row);
     }
-    const logits = await this.#engine.score(ids, rows, options.signal);
+    const logits = await this.#engine.score(ids, rows, options);
     return { logits, shape: [rows.length, this.spec.vocabSize] };
+  }
+
+  /**
+   * Computes a prompt and saves its cache: a file from which {@linkcode loadCache} goes on, here or on
+   * another machine or in a browser. It holds whole blocks, so the last tokens (less than a block, 16) are
+   * computed again.
+   *
+   * @param prompt The prompt; with `promptTokenIds` also what was generated after it.
+   * @param options As for {@linkcode generate}; the cache is found by the salt.
+   * @returns The file's bytes, owned by the caller. It tells whoever has it what the prompt is.
+   * @throws As {@linkcode generate} does.
+   * @throws {UnsupportedError} If the model was opened with `enablePrefixCaching: false`.
+   * @example
+   * ```ts
+   * import { LLM } from "@hybridseek/hybridseek";
+   * import assert from "node:assert/strict";
+   *
+   * const prompt = "Once upon a time there was a kind boy named Theo, and every day he went to the";
+   * await using llm = await LLM.open();
+   * const file = await llm.saveCache(prompt);
+   *
+   * await using other = await LLM.open();
+   * assert.equal(await other.loadCache(file), 16);
+   * const [result] = await other.generate(prompt);
+   * assert.equal(result!.cachedTokens, 16);
+   * ```
+   */
+  async saveCache(prompt: Prompt, options: CallOptions = {}): Promise<Uint8Array> {
+    this.#checkCaching("save");
+    const { tokenIds } = this.#encode(prompt);
+    const kind = await this.#cacheKind();
+    return await writeCacheFile(kind, await this.#engine.readCache(tokenIds, options));
+  }
+
+  /**
+   * Puts a saved cache where prompts that begin with its tokens find it, as if they had been computed here.
+   * Load only files that you trust: nothing tells whether rows are what the model would have computed.
+   *
+   * @param file What {@linkcode saveCache} returned.
+   * @param options `cacheSalt`: the salt of the requests that may find it.
+   * @returns How many tokens of a prompt are found now.
+   * @throws {InvalidFileError} If it is damaged, or of another model, backend or cache type.
+   * @throws {CapacityError} If the cache has no room for it beside what is running.
+   * @throws {UnsupportedError} If the model was opened with `enablePrefixCaching: false`.
+   */
+  async loadCache(
+    file: Uint8Array,
+    options: Pick<CallOptions, "cacheSalt"> = {},
+  ): Promise<number> {
+    this.#checkCaching("load");
+    const { backend: { limits: { contextLength } }, spec: { vocabSize } } = this.#opened;
+    const limits = { vocabSize, contextLength };
+    const cached = await readCacheFile(file, await this.#cacheKind(), limits);
+    await this.#engine.writeCache(cached, options);
+    return cached.tokenIds.length;
   }
 
   /** Ends what is running and frees the memory. */
@@ -260,6 +353,19 @@ export class LLM {
   /** Closes the model at the end of a `using` block. */
   [Symbol.dispose](): void {
     void this.close();
+  }
+
+  async #cacheKind(): Promise<CacheKind> {
+    const { backend, manifest } = this.#opened;
+    const { cacheLayout: layout, blockBytes, limits: { blockSize } } = backend;
+    return { model: await identityOf(manifest), layout, blockSize, blockBytes };
+  }
+
+  #checkCaching(verb: string) {
+    if (this.#caches) return;
+    throw new UnsupportedError(
+      `Cannot ${verb} the cache: the model was opened with enablePrefixCaching: false; leave it out.`,
+    );
   }
 
   #completion(prompt: Prompt, params: SamplingParams | undefined, listener?: CompletionListener) {
@@ -287,15 +393,18 @@ export class LLM {
         return { tokenIds: this.#checkTokenIds("promptTokenIds", prompt.promptTokenIds) };
       }
       if ("messages" in prompt) {
-        const { tokenizer } = this;
-        const options = { addGenerationPrompt: true };
-        const text = tokenizer.applyChatTemplate(prompt.messages, { ...options, tokenize: false });
-        return { text, tokenIds: tokenizer.applyChatTemplate(prompt.messages, options) };
+        const { messages, ...given } = prompt;
+        const options = { addGenerationPrompt: !given.continueFinalMessage, ...given };
+        const text = this.tokenizer.applyChatTemplate(messages, { ...options, tokenize: false });
+        return { text, tokenIds: this.tokenizer.applyChatTemplate(messages, options) };
+      }
+      if (typeof prompt.prefix === "string" && typeof prompt.suffix === "string") {
+        return { tokenIds: this.tokenizer.encodeFim(prompt.prefix, prompt.suffix) };
       }
     }
     throw new InvalidArgumentError(
       "prompt",
-      "Cannot use the prompt: it must be a text, { promptTokenIds } or { messages }.",
+      "Cannot use the prompt: it must be a text, { promptTokenIds }, { messages } or { prefix, suffix }.",
     );
   }
 

@@ -8,8 +8,10 @@ import { openOrtBackend, type OrtModule } from "./backend/ort.ts";
 import type { EngineBuild } from "./backend/wasm/engine_module.ts";
 import type { CacheType } from "./backend/wasm/opcodes.ts";
 import { openWasmBackend } from "./backend/wasm/wasm_backend.ts";
+import type { EngineOptions } from "./engine/engine_options.ts";
 import { InvalidArgumentError, InvalidFileError } from "./errors.ts";
 import { embeddedModel } from "./files/embedded_model.ts";
+import type { Manifest } from "./files/manifest.ts";
 import { ModelPackage } from "./files/model_package.ts";
 import type { ModelLocation } from "./files/open_source.ts";
 import {
@@ -23,7 +25,7 @@ import { Tokenizer } from "./text/tokenizer.ts";
 import type { TokenizerConfig } from "./text/tokenizer_config.ts";
 
 /** How a model is opened. */
-export interface OpenOptions {
+export interface OpenOptions extends EngineOptions {
   /**
    * What computes: `wasm` (the default) runs everywhere, `ort` runs the file's function bodies on ONNX
    * Runtime, `ort-native` runs this library's kernels inside ONNX Runtime, by a native library that
@@ -88,6 +90,8 @@ export interface OpenedModel {
   tokenizer: Tokenizer | undefined;
   /** The model's defaults and end tokens. */
   config: GenerationConfig;
+  /** What the package is made of. */
+  manifest: Manifest;
 }
 
 /**
@@ -128,7 +132,7 @@ export async function openModel(
       const config = await openGenerationConfig(model, tokenizer?.eosTokenId, options);
       const backend = await open[options.backend ?? "wasm"]();
       kept = backend.expertStats !== undefined;
-      return { spec, backend, tokenizer, config };
+      return { spec, backend, tokenizer, config, manifest: model.manifest };
     } catch (error) {
       tokenizer?.free();
       throw error;

@@ -46,6 +46,8 @@ export interface RequestOutput {
   prompt?: string;
   /** The prompt's tokens. */
   promptTokenIds: number[];
+  /** How many of these were in the cache already and were not computed again. */
+  cachedTokens: number;
   /** For each prompt token, null for the first, if `promptLogprobs` asked for them. */
   promptLogprobs?: (TokenLogprobs | null)[];
   /** The choices, in order. */

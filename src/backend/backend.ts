@@ -66,6 +66,10 @@ export interface Backend {
   readonly info: BackendInfo;
   /** What a step may hold. */
   readonly limits: StepLimits;
+  /** How the rows of the cache are laid out; the same name means the same bytes for the same rows. */
+  readonly cacheLayout: string;
+  /** Bytes of a block, all caches together. */
+  readonly blockBytes: number;
   /** Where experts are read when they are chosen: then the backend keeps the package and closes it. */
   readonly expertStats?: ExpertStats;
   /**
@@ -81,6 +85,18 @@ export interface Backend {
    * @param copies From and to.
    */
   copyBlocks(copies: BlockCopies): Promise<void>;
+  /**
+   * Reads blocks of every cache, between steps.
+   * @param blocks Which.
+   * @returns {@linkcode blockBytes} for each, in order; owned by the caller.
+   */
+  readBlocks(blocks: readonly number[]): Promise<Uint8Array>;
+  /**
+   * Writes what {@linkcode readBlocks} read, between steps.
+   * @param blocks Where to.
+   * @param bytes As many as there are blocks.
+   */
+  writeBlocks(blocks: readonly number[], bytes: Uint8Array): Promise<void>;
   /** Breaks off a step that is under way, or waits for its end, and frees everything. */
   close(): Promise<void>;
 }

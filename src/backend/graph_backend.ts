@@ -38,7 +38,7 @@ export interface CacheShape {
   dims: [blocks: number, blockSize: number, heads: number, width: number];
 }
 
-/** A session of an ONNX Runtime, with the caches of a model. */
+/** A session of an ONNX Runtime, with the caches of a model in the order of their {@linkcode CacheShape}s. */
 export interface GraphRunner {
   /**
    * Runs the graph once.
@@ -47,8 +47,12 @@ export interface GraphRunner {
    * @returns Its outputs.
    */
   run(inputs: StepInput[], step: StepPlan): Promise<StepResult>;
-  /** Copies blocks of every cache. @param copies From and to. */
-  copyBlocks(copies: BlockCopies): void;
+  /** Reads a cache. @param cache Which one. @param offset First byte. @param into Filled. */
+  readCache(cache: number, offset: number, into: Uint8Array): void;
+  /** Writes to a cache. @param cache Which one. @param offset First byte. @param from What. */
+  writeCache(cache: number, offset: number, from: Uint8Array): void;
+  /** Copies bytes of a cache. @param cache Which one. @param from First byte. @param to Where to. */
+  copyWithin(cache: number, from: number, to: number, bytes: number): void;
   /** Frees everything; nothing runs any more. */
   release(): Promise<void>;
 }
@@ -98,16 +102,28 @@ export function resultNames(graph: GraphModel): string[] {
 export class GraphBackend implements Backend {
   readonly info: BackendInfo;
   readonly limits: StepLimits;
+  readonly cacheLayout = "ort f32";
+  readonly blockBytes: number;
+  /** Bytes of a block in each cache. */
+  readonly #parts: number[];
   readonly #vocabSize: number;
   #runner: GraphRunner | undefined;
   /** What runs. */
   #step: Promise<unknown> = Promise.resolve();
   #failure: HybridseekError | undefined;
 
-  constructor(runner: GraphRunner, info: BackendInfo, limits: StepLimits, vocabSize: number) {
+  constructor(
+    runner: GraphRunner,
+    caches: readonly CacheShape[],
+    info: BackendInfo,
+    limits: StepLimits,
+    vocabSize: number,
+  ) {
     this.#runner = runner;
     this.info = info;
     this.limits = limits;
+    this.#parts = caches.map(({ dims: [, size, heads, width] }) => 4 * size * heads * width);
+    this.blockBytes = this.#parts.reduce((sum, bytes) => sum + bytes, 0);
     this.#vocabSize = vocabSize;
   }
 
@@ -133,7 +149,23 @@ export class GraphBackend implements Backend {
   }
 
   copyBlocks(copies: BlockCopies): Promise<void> {
-    this.#running().copyBlocks(copies);
+    const runner = this.#running();
+    for (const [cache, bytes] of this.#parts.entries()) {
+      for (const { from, to } of copies) runner.copyWithin(cache, from * bytes, to * bytes, bytes);
+    }
+    return Promise.resolve();
+  }
+
+  readBlocks(blocks: readonly number[]): Promise<Uint8Array> {
+    const runner = this.#running();
+    const copy = new Uint8Array(blocks.length * this.blockBytes);
+    this.#eachPart(blocks, copy, (cache, offset, part) => runner.readCache(cache, offset, part));
+    return Promise.resolve(copy);
+  }
+
+  writeBlocks(blocks: readonly number[], bytes: Uint8Array): Promise<void> {
+    const runner = this.#running();
+    this.#eachPart(blocks, bytes, (cache, offset, part) => runner.writeCache(cache, offset, part));
     return Promise.resolve();
   }
 
@@ -142,6 +174,20 @@ export class GraphBackend implements Backend {
     await this.#step.catch(() => {}); // reported to whoever runs it
     await this.#runner?.release();
     this.#runner = undefined;
+  }
+
+  /** Goes through the parts of blocks, and of a copy of them: block by block, cache by cache. */
+  #eachPart(
+    blocks: readonly number[],
+    copy: Uint8Array,
+    visit: (cache: number, offset: number, part: Uint8Array) => void,
+  ) {
+    let at = 0;
+    for (const block of blocks) {
+      for (const [cache, bytes] of this.#parts.entries()) {
+        visit(cache, block * bytes, copy.subarray(at, at += bytes));
+      }
+    }
   }
 
   #running(): GraphRunner {

@@ -10,7 +10,7 @@ import { BackendError, CapacityError, UnsupportedError } from "../errors.ts";
 import type { ModelPackage } from "../files/model_package.ts";
 import type { ModelSpec } from "../model_spec.ts";
 import type { GraphModel } from "../onnx/read_model.ts";
-import type { Backend, BackendInfo, BlockCopies, StepResult } from "./backend.ts";
+import type { Backend, BackendInfo, StepResult } from "./backend.ts";
 import {
   type CacheShape,
   cacheShapes,
@@ -120,13 +120,9 @@ export async function openOrtBackend(
     bytes: { cache: spec.cacheBytesPerToken * limits.blocks * limits.blockSize },
   };
   try {
-    const runner = new OrtRunner(
-      ort,
-      session,
-      resultNames(graph),
-      cacheShapes("ort", spec, limits),
-    );
-    return new GraphBackend(runner, info, limits, spec.vocabSize);
+    const caches = cacheShapes("ort", spec, limits);
+    const runner = new OrtRunner(ort, session, resultNames(graph), caches);
+    return new GraphBackend(runner, caches, info, limits, spec.vocabSize);
   } catch (cause) {
     await session.release();
     if (!(cause instanceof RangeError)) throw cause;
@@ -196,16 +192,24 @@ class OrtRunner implements GraphRunner {
     };
   }
 
-  copyBlocks(copies: BlockCopies): void {
-    for (const { values, dims: [, ...rest] } of this.#caches) {
-      const size = rest.reduce((product, size) => product * size, 1);
-      for (const { from, to } of copies) {
-        values.copyWithin(to * size, from * size, (from + 1) * size);
-      }
-    }
+  readCache(cache: number, offset: number, into: Uint8Array): void {
+    into.set(this.#bytesOf(cache).subarray(offset, offset + into.length));
+  }
+
+  writeCache(cache: number, offset: number, from: Uint8Array): void {
+    this.#bytesOf(cache).set(from, offset);
+  }
+
+  copyWithin(cache: number, from: number, to: number, bytes: number): void {
+    this.#bytesOf(cache).copyWithin(to, from, from + bytes);
   }
 
   release(): Promise<void> {
     return this.#session.release();
+  }
+
+  #bytesOf(cache: number): Uint8Array {
+    const { buffer, byteOffset, byteLength } = this.#caches[cache]!.values;
+    return new Uint8Array(buffer, byteOffset, byteLength);
   }
 }

@@ -47,7 +47,8 @@ async function bench(options: BenchOptions) {
   const context = options.context ?? Math.max(WARM_UP_TOKENS, ...lengths) + tokens + UNTIMED_TOKENS;
   await interruptible(async (signal) => {
     const opened = performance.now();
-    const llm = await openModel({ ...options, context }, signal);
+    const engine = { enablePrefixCaching: false }; // every repetition computes its prompt
+    const llm = await openModel({ ...options, context }, signal, engine);
     const loadSeconds = (performance.now() - opened) / 1e3;
     try {
       await decode(llm, Math.min(WARM_UP_TOKENS, context - 3), 1, signal);

@@ -6,6 +6,7 @@ import process from "node:process";
 import { type Command, InvalidArgumentError as InvalidOption, Option } from "commander";
 import { type BackendInfo, type BackendName, BACKENDS } from "../backend/backend.ts";
 import type { CacheType } from "../backend/wasm/opcodes.ts";
+import type { EngineOptions } from "../engine/engine_options.ts";
 import { LLM } from "../llm.ts";
 import type { SamplingParams } from "../sampling_params.ts";
 import { progressBar } from "./progress_bar.ts";
@@ -122,13 +123,19 @@ export function samplingParams(options: SamplingOptions): SamplingParams {
  *
  * @param options Parsed.
  * @param signal Stops it.
+ * @param engine How requests share the model.
  * @returns The model.
  */
-export async function openModel(options: ModelOptions, signal: AbortSignal): Promise<LLM> {
+export async function openModel(
+  options: ModelOptions,
+  signal: AbortSignal,
+  engine: EngineOptions = {},
+): Promise<LLM> {
   const bar = progressBar("Loading");
   const print = (info: BackendInfo) => process.stderr.write(planText(info) + "\n");
   try {
     return await LLM.open(options.model, {
+      ...engine,
       backend: options.backend,
       contextLength: options.context,
       threads: options.threads,

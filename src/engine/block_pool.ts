@@ -1,14 +1,25 @@
 /**
- * The cache's blocks: who holds which, and how many are promised.
+ * The cache's blocks: who holds which, and which are kept for whoever comes with the same tokens.
  * @module
  */
+import { PrefixIndex } from "./prefix_index.ts";
 
-/** Blocks with reference counts. Block 0 is the backend's scratch block and is never handed out. */
+/**
+ * Blocks with reference counts. A block that nobody holds is free, or idle if its contents are indexed:
+ * idle ones are found again until they are handed out, those unused longest first. Block 0 is the backend's
+ * scratch block and is never handed out.
+ *
+ * Whoever holds a block holds all before it, and lets go of the last one first; so a block is handed out
+ * anew before those that it follows, and nothing that is indexed ever misses what stands before it.
+ */
 export class BlockPool {
+  /** What the blocks hold, as far as it is known. */
+  readonly prefixes: PrefixIndex = new PrefixIndex();
   readonly #references: Int32Array;
   /** Free blocks; the last one is handed out next. */
   readonly #free: number[];
-  #reserved = 0;
+  /** Idle blocks, the one unused longest first. */
+  readonly #idle = new Set<number>();
 
   /** @param blocks How many the cache has, the scratch block included. */
   constructor(blocks: number) {
@@ -21,53 +32,54 @@ export class BlockPool {
     return this.#references.length - 1;
   }
 
-  /** How many nobody holds. */
-  get free(): number {
-    return this.#free.length;
+  /** Blocks without contents. */
+  get free(): readonly number[] {
+    return this.#free;
   }
 
-  /** How many are promised to admitted requests, held or not. */
-  get reserved(): number {
-    return this.#reserved;
+  /** Blocks that nobody holds but whose contents are indexed, the next to give way first. */
+  get idle(): ReadonlySet<number> {
+    return this.#idle;
   }
 
-  /**
-   * Promises blocks to a request, so that it can never run dry half-way.
-   *
-   * @param count How many it may hold at most.
-   * @returns False, and nothing is promised, if there are not as many.
-   */
-  reserve(count: number): boolean {
-    if (this.#reserved + count > this.capacity) return false;
-    this.#reserved += count;
-    return true;
+  /** How many can be handed out. */
+  get available(): number {
+    return this.#free.length + this.#idle.size;
   }
 
-  /** Takes a promise back. @param count How many were promised. */
-  unreserve(count: number): void {
-    this.#reserved -= count;
-  }
-
-  /** Hands out a block. @returns Its number; the caller is its only holder. */
+  /** Hands out a block, see {@linkcode available}. @returns Its number; the caller is its only holder. */
   allocate(): number {
-    const block = this.#free.pop();
-    if (block === undefined) throw new RangeError("no block is free: more were used than reserved");
+    let block = this.#free.pop();
+    if (block === undefined) {
+      const [oldest] = this.#idle;
+      if (oldest === undefined) throw new RangeError("every block is held");
+      this.#idle.delete(oldest);
+      this.prefixes.remove(oldest);
+      block = oldest;
+    }
     this.#references[block] = 1;
     return block;
   }
 
-  /** Adds a holder. @param block A block in use. */
+  /** Adds a holder. @param block A block that is held or idle. */
   share(block: number): void {
-    this.#references[block]!++;
+    if (this.#references[block]!++ === 0) this.#idle.delete(block);
   }
 
-  /** Drops a holder; with the last one the block is free. @param block A block in use. */
+  /** Drops a holder; with the last one the block is free or idle. @param block A block that is held. */
   release(block: number): void {
-    if (--this.#references[block]! === 0) this.#free.push(block);
+    if (--this.#references[block]! > 0) return;
+    if (this.prefixes.has(block)) this.#idle.add(block);
+    else this.#free.push(block);
   }
 
-  /** How many hold a block. @param block Its number. @returns 0 if it is free. */
+  /** How many hold a block. @param block Its number. @returns 0 if it is free or idle. */
   holders(block: number): number {
     return this.#references[block]!;
+  }
+
+  /** Whether a block may be written to. @param block A held one. @returns If nobody else reads it. */
+  isWritable(block: number): boolean {
+    return this.#references[block] === 1 && !this.prefixes.has(block);
   }
 }

@@ -4,13 +4,15 @@
  */
 import type { ResolvedSamplingParams } from "../sampling_params.ts";
 import type { SampledToken, Sampler, TokenLogprobs } from "../sampling/sampler.ts";
-import type { ScheduledRequest, Sequence } from "./sequence.ts";
+import { type RequestOptions, termsOf } from "./engine_options.ts";
+import { lookUp, type PromptLookup } from "./prompt_lookup.ts";
+import type { RequestTerms, ScheduledRequest, Sequence } from "./sequence.ts";
 
 /** Why a choice ended: a stop token or string, a limit, or the caller. */
 export type FinishReason = "stop" | "length" | "abort";
 
 /** What is to be generated. */
-export interface GenerationOptions {
+export interface GenerationOptions extends RequestOptions {
   /** The prompt, at least one token. */
   promptTokenIds: readonly number[];
   /** How. */
@@ -27,8 +29,12 @@ export interface GenerationOptions {
   onToken?(choice: number, token: SampledToken, ends: boolean): string | undefined;
   /** Told of every choice that ended. @param choice It. */
   onFinish?(choice: GeneratedChoice): void;
-  /** Stops it within one step. */
-  signal?: AbortSignal;
+  /**
+   * Says which tokens may come next, before each is drawn; a grammar's place.
+   * @param choice Which choice is extended; `onToken` was told of all its tokens.
+   * @returns A bit for each token, see {@linkcode SamplingRequest.allowed}; `undefined`: all.
+   */
+  allowedTokens?(choice: number): Uint32Array | undefined;
 }
 
 /** A choice, finished or growing. */
@@ -49,6 +55,8 @@ export interface Generated {
   choices: GeneratedChoice[];
   /** For each prompt token, null for the first; `undefined` unless asked for. */
   promptLogprobs: (TokenLogprobs | null)[] | undefined;
+  /** Prompt tokens that were in the cache already. */
+  cachedTokens: number;
 }
 
 /** A request that generates. */
@@ -59,24 +67,30 @@ export class Generation implements ScheduledRequest {
   readonly maxNewTokens: number;
   /** See {@linkcode ScheduledRequest}. */
   readonly choices: number;
+  /** See {@linkcode ScheduledRequest}. */
+  readonly terms: RequestTerms;
   /** What has been generated so far. */
   readonly result: Generated;
   readonly #options: GenerationOptions;
   readonly #contextLength: number;
+  readonly #lookup: PromptLookup | undefined;
   readonly #eos: ReadonlySet<number>;
   readonly #stop: ReadonlySet<number>;
 
   /**
    * @param options What is to be generated.
    * @param contextLength Most tokens of a sequence.
+   * @param lookup How tokens are guessed, if they are.
    */
-  constructor(options: GenerationOptions, contextLength: number) {
+  constructor(options: GenerationOptions, contextLength: number, lookup?: PromptLookup) {
     const { params, promptTokenIds } = options;
+    this.terms = termsOf(options, performance.now());
     this.promptTokenIds = promptTokenIds;
     this.maxNewTokens = params.maxTokens;
     this.choices = params.n;
     this.#options = options;
     this.#contextLength = contextLength;
+    this.#lookup = lookup;
     this.#eos = new Set(params.ignoreEos ? [] : options.eosTokenIds);
     this.#stop = new Set(params.stopTokenIds);
     this.result = {
@@ -89,6 +103,7 @@ export class Generation implements ScheduledRequest {
       promptLogprobs: params.promptLogprobs === undefined
         ? undefined
         : promptTokenIds.map(() => null),
+      cachedTokens: 0,
     };
   }
 
@@ -100,6 +115,11 @@ export class Generation implements ScheduledRequest {
   /** Prompt log-probabilities need the logits before each prompt token but the first. */
   wantsLogits(position: number): boolean {
     return this.result.promptLogprobs !== undefined && position < this.promptTokenIds.length - 1;
+  }
+
+  /** See {@linkcode ScheduledRequest}. */
+  draft(tokenIds: readonly number[], most: number): readonly number[] {
+    return this.#lookup ? lookUp(tokenIds, most, this.#lookup) : [];
   }
 
   /**
@@ -131,6 +151,7 @@ export class Generation implements ScheduledRequest {
       params,
       history: sequence.tokenIds,
       promptLength: this.promptTokenIds.length,
+      allowed: this.#options.allowedTokens?.(sequence.choice),
       banned: early ? [...this.#eos, ...this.#stop] : [],
       choiceIndex: sequence.choice,
       position: sequence.tokenIds.length,

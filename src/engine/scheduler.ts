@@ -1,76 +1,139 @@
 /**
  * Which tokens of which sequences the next step computes. Every running sequence is in every step: one
- * that generates brings its newest token, one whose prompt is not computed yet a chunk of it.
+ * that generates brings its newest token, one whose tokens are not all computed yet a chunk of them.
  *
- * Pure: values in, values out. Requests are admitted in the order they came, once the blocks that they may
- * ever need can be promised; so nothing that was admitted has to make room again.
+ * Pure: values in, values out. A sequence is admitted once the blocks for its known tokens are there. If
+ * those for new ones run out, the last sequence makes room: it waits, and computes its tokens anew, as far
+ * as their blocks are not found again. The first one always goes on, so all end.
  * @module
  */
-import { CapacityError } from "../errors.ts";
-import type { BlockCopies } from "../backend/backend.ts";
-import type { StepLimits, StepPlan } from "../backend/step_plan.ts";
+import { CapacityError, OverloadError } from "../errors.ts";
+import type { StepLimits } from "../backend/step_plan.ts";
 import { BlockPool } from "./block_pool.ts";
-import { type ScheduledRequest, Sequence } from "./sequence.ts";
+import { planOf, type ScheduledStep, type StepPart } from "./scheduled_step.ts";
+import { type ScheduledRequest, Sequence, type SequenceState } from "./sequence.ts";
 
-/** A sequence's part of a step. */
-export interface StepPart<R extends ScheduledRequest> {
-  /** The sequence. */
-  sequence: Sequence<R>;
-  /** Position of its first token in the step. */
-  begin: number;
-  /** How many tokens. */
-  count: number;
-  /** Positions whose logits are wanted, rising. */
-  wanted: number[];
-  /** Row of the step's logits that the first of them is. */
-  firstRow: number;
+/** How requests share a model; every field may be left out. */
+export interface SchedulerOptions {
+  /** Most sequences of a step; what the backend takes by default. */
+  maxNumSeqs?: number;
+  /**
+   * Most tokens of a step, prompts and generated ones together: fewer make the time between two tokens
+   * steadier, more make long prompts faster. What the backend takes by default, and at most.
+   */
+  maxNumBatchedTokens?: number;
+  /** Most requests that may wait while the model is full; further ones are refused. Default: no bound. */
+  maxQueuedRequests?: number;
+  /** Whether computed blocks are kept and found again by prompts that begin alike. Default true. */
+  enablePrefixCaching?: boolean;
 }
 
-/** A step to be run. */
-export interface ScheduledStep<R extends ScheduledRequest> {
-  /** Blocks to copy before. */
-  copies: BlockCopies;
-  /** The step. */
-  plan: StepPlan;
-  /** Whose tokens it holds, in order. */
-  parts: StepPart<R>[];
+/** What a scheduler has counted. */
+export interface SchedulerCounts {
+  /** Prompt tokens of requests that were admitted. */
+  promptTokens: number;
+  /** How many of these were in the cache already. */
+  cachedPromptTokens: number;
+  /** How often a sequence had to make room. */
+  preemptions: number;
+  /** Tokens that were guessed. */
+  draftedTokens: number;
+  /** How many of these were right. */
+  acceptedTokens: number;
+}
+
+/** A scheduler's state as plain values, for whoever checks it. */
+export interface SchedulerSnapshot {
+  /** Tokens of a block. */
+  blockSize: number;
+  /** How many hold each block, by number. */
+  holders: number[];
+  /** Blocks without contents. */
+  free: number[];
+  /** Blocks that nobody holds but whose contents are indexed. */
+  idle: number[];
+  /** Indexed blocks: the block before (0 for a first one), the salt, and the tokens. */
+  indexed: { block: number; before: number; salt: string; tokenIds: number[] }[];
+  /** All sequences that have not ended. */
+  sequences: {
+    state: SequenceState;
+    salt: string;
+    tokenIds: number[];
+    cached: number;
+    blocks: number[];
+  }[];
 }
 
 /** Schedules the requests of one backend. */
 export class Scheduler<R extends ScheduledRequest> {
   /** The blocks. */
   readonly pool: BlockPool;
+  /** What happened so far. */
+  readonly counts: SchedulerCounts = {
+    promptTokens: 0,
+    cachedPromptTokens: 0,
+    preemptions: 0,
+    draftedTokens: 0,
+    acceptedTokens: 0,
+  };
   readonly #limits: StepLimits;
-  readonly #waiting: R[] = [];
+  /** Most running sequences. */
+  readonly #together: number;
+  readonly #mostQueued: number;
+  readonly #prefixCaching: boolean;
+  /** Both in the order of {@linkcode Sequence.precedes}. */
+  readonly #waiting: Sequence<R>[] = [];
   readonly #running: Sequence<R>[] = [];
-  /** Blocks promised to each admitted request, and how many of its sequences are left. */
-  readonly #admitted = new Map<R, { blocks: number; sequences: number }>();
+  /** Sequences of each request that has not ended. */
+  readonly #live = new Map<R, Set<Sequence<R>>>();
+  /** Prompt tokens that each request found in the cache; none before it was admitted. */
+  readonly #found = new WeakMap<R, number>();
+  #arrivals = 0;
 
-  /** @param limits The backend's. */
-  constructor(limits: StepLimits) {
-    this.#limits = limits;
+  /**
+   * @param limits The backend's.
+   * @param options How requests share it.
+   */
+  constructor(limits: StepLimits, options: SchedulerOptions = {}) {
+    const tokens = Math.min(options.maxNumBatchedTokens ?? Infinity, limits.tokens);
+    const most = options.maxNumSeqs ?? Infinity;
+    this.#limits = { ...limits, tokens };
+    this.#together = Math.min(most, limits.sequences, tokens, limits.logitRows);
+    this.#mostQueued = options.maxQueuedRequests ?? Infinity;
+    this.#prefixCaching = options.enablePrefixCaching ?? true;
     this.pool = new BlockPool(limits.blocks);
   }
 
-  /** Requests that are not admitted yet. */
-  get waiting(): readonly R[] {
+  /** Sequences that are in no step, the next one to be admitted first. */
+  get waiting(): readonly Sequence<R>[] {
     return this.#waiting;
   }
 
-  /** Sequences in every step. */
+  /** Sequences in every step, the last one to make room first. */
   get running(): readonly Sequence<R>[] {
     return this.#running;
+  }
+
+  /**
+   * Prompt tokens of a request that were in the cache when it was admitted.
+   *
+   * @param request It.
+   * @returns 0 if it was not admitted yet.
+   */
+  cachedTokens(request: R): number {
+    return this.#found.get(request) ?? 0;
   }
 
   /**
    * Takes a request.
    *
    * @param request It.
-   * @throws {CapacityError} If it can never run: the prompt is longer than the context, or the cache or
-   *   a step is too small for it.
+   * @throws {CapacityError} If it can never run: the prompt is longer than the context, or the cache is too
+   *   small for it.
+   * @throws {OverloadError} If as many wait as may.
    */
   add(request: R): void {
-    const { contextLength, blockSize, sequences, logitRows } = this.#limits;
+    const { contextLength, blockSize } = this.#limits;
     const prompt = request.promptTokenIds.length;
     if (prompt > contextLength) {
       throw new CapacityError(
@@ -79,29 +142,39 @@ export class Scheduler<R extends ScheduledRequest> {
           ", or open the model with a larger contextLength if it has one.",
       );
     }
-    const blocks = this.#blocksOf(request);
-    if (blocks > this.pool.capacity) {
+    const most = Math.min(prompt + request.maxNewTokens, contextLength);
+    if (this.#blocksFor(most) > this.pool.capacity) {
       throw new CapacityError(
         "out_of_memory",
-        `Cannot run the request: ${prompt} prompt tokens and ${request.choices} × up to ` +
-          `${this.#newTokens(request)} new ones need ${
-            blocks * blockSize
-          } tokens of cache, it holds ` +
-          `${
-            this.pool.capacity * blockSize
-          }; lower maxTokens or n, or open the model with larger ` +
+        `Cannot run the request: ${prompt} prompt tokens and up to ${
+          most - prompt
+        } new ones need ` +
+          `${this.#blocksFor(most) * blockSize} tokens of cache, it holds ` +
+          `${this.pool.capacity * blockSize}; lower maxTokens, or open the model with larger ` +
           "cacheTokens.",
       );
     }
-    const together = Math.min(sequences, logitRows);
-    if (request.choices > together) {
-      throw new CapacityError(
-        "out_of_memory",
-        `Cannot run the request: n is ${request.choices}, a step of this model holds ${together} ` +
-          "sequences; ask for fewer at a time.",
+    const room = Math.max(this.#together - this.#running.length, 0) + this.#mostQueued;
+    if (this.#waiting.length >= room) {
+      throw new OverloadError(
+        "queue_full",
+        `Cannot take the request: ${this.#waiting.length} wait already, maxQueuedRequests is ` +
+          `${this.#mostQueued}; try again later.`,
       );
     }
-    this.#waiting.push(request);
+    const sequence = new Sequence(request, 0, this.#arrivals++, request.promptTokenIds);
+    this.#live.set(request, new Set([sequence]));
+    enqueue(this.#waiting, sequence);
+  }
+
+  /**
+   * Requests whose deadline is over; they stay until they are removed.
+   *
+   * @param now The time, on the clock of the deadlines.
+   * @returns They.
+   */
+  expired(now: number): R[] {
+    return [...this.#live.keys()].filter(({ terms }) => terms.deadline <= now);
   }
 
   /**
@@ -110,23 +183,22 @@ export class Scheduler<R extends ScheduledRequest> {
    * @param request It; nothing happens if it has ended already.
    */
   remove(request: R): void {
-    const waiting = this.#waiting.indexOf(request);
-    if (waiting >= 0) this.#waiting.splice(waiting, 1);
-    for (const sequence of this.#running.filter((sequence) => sequence.request === request)) {
-      this.#release(sequence);
-    }
-    this.#dismiss(request);
+    for (const sequence of this.#live.get(request) ?? []) this.finish(sequence);
   }
 
   /**
    * Ends one sequence; with the last of its request the request has ended.
    *
-   * @param sequence A running one.
+   * @param sequence One that has not ended.
    */
   finish(sequence: Sequence<R>): void {
+    const { request, state } = sequence;
+    dequeue(state === "running" ? this.#running : this.#waiting, sequence);
     this.#release(sequence);
-    const admitted = this.#admitted.get(sequence.request)!;
-    if (--admitted.sequences === 0) this.#dismiss(sequence.request);
+    sequence.state = "ended";
+    const live = this.#live.get(request)!;
+    live.delete(sequence);
+    if (live.size === 0) this.#live.delete(request);
   }
 
   /**
@@ -134,89 +206,242 @@ export class Scheduler<R extends ScheduledRequest> {
    *
    * @param sequence A running one.
    * @param choice Which choice the new one is.
-   * @returns The new sequence, running.
+   * @returns The new sequence; it waits if as many run as can.
    */
   fork(sequence: Sequence<R>, choice: number): Sequence<R> {
-    const fork = new Sequence(sequence.request, choice, sequence);
+    const { request, arrival, tokenIds, cached, reached, indexed, blocks } = sequence;
+    const fork = new Sequence(request, choice, arrival, tokenIds);
+    fork.reached = reached;
+    this.#live.get(request)!.add(fork);
+    if (this.#running.length === this.#together) {
+      enqueue(this.#waiting, fork);
+      return fork;
+    }
+    fork.blocks.push(...blocks.slice(0, this.#blocksFor(cached)));
     for (const block of fork.blocks) this.pool.share(block);
-    this.#running.push(fork);
+    Object.assign(fork, { cached, indexed, state: "running" });
+    enqueue(this.#running, fork);
     return fork;
   }
 
   /**
    * The next step.
    *
-   * @returns It; `undefined` if nothing is running or can be admitted. Its tokens count as cached once
+   * @returns It; `undefined` if there is nothing to run. Its tokens count as cached once
    *   {@linkcode commit} is told that it ran.
    */
   next(): ScheduledStep<R> | undefined {
     this.#admit();
     if (this.#running.length === 0) return undefined;
-    const parts = this.#share();
-    const copies = parts.flatMap(({ sequence, begin, count }) =>
-      this.#makeRoom(sequence, begin, begin + count)
-    );
-    return { copies, plan: this.#plan(parts), parts };
+    const copies: { from: number; to: number }[] = [];
+    const parts: StepPart<R>[] = [];
+    for (const part of this.#share()) {
+      // Those behind may have made room; the last one may have to do so itself.
+      if (part.sequence.state === "running" && this.#makeRoom(part, copies)) parts.push(part);
+    }
+    for (const { drafts } of parts) this.counts.draftedTokens += drafts.length;
+    return { copies, plan: planOf(parts, this.#limits.blockSize), parts };
   }
 
   /**
-   * Takes note that a step ran.
+   * Takes note that a step ran. Its drafts count once they are {@linkcode accept}ed.
    *
    * @param step It.
    */
   commit(step: ScheduledStep<R>): void {
-    for (const { sequence, begin, count } of step.parts) sequence.cached = begin + count;
-  }
-
-  #release(sequence: Sequence<R>) {
-    const index = this.#running.indexOf(sequence);
-    if (index < 0) throw new RangeError("the sequence is not running");
-    this.#running.splice(index, 1);
-    for (const block of sequence.blocks) this.pool.release(block);
-  }
-
-  #dismiss(request: R) {
-    this.pool.unreserve(this.#admitted.get(request)?.blocks ?? 0);
-    this.#admitted.delete(request);
-  }
-
-  #newTokens(request: R): number {
-    const room = this.#limits.contextLength - request.promptTokenIds.length;
-    return Math.min(request.maxNewTokens, room);
-  }
-
-  /** Blocks that a request may hold at most: the prompt's full ones once, the rest for each choice. */
-  #blocksOf(request: R): number {
-    const { blockSize } = this.#limits;
-    const prompt = request.promptTokenIds.length;
-    const shared = Math.floor(prompt / blockSize);
-    const all = Math.ceil((prompt + this.#newTokens(request)) / blockSize);
-    return shared + request.choices * (all - shared);
-  }
-
-  #admit() {
-    const { sequences, tokens, logitRows } = this.#limits;
-    const together = Math.min(sequences, tokens, logitRows);
-    // A request needs room for all its choices: they run together once its prompt is computed.
-    let places = together;
-    for (const request of this.#admitted.keys()) places -= request.choices;
-    while (this.#waiting.length > 0) {
-      const request = this.#waiting[0]!;
-      const blocks = this.#blocksOf(request);
-      if (request.choices > places || !this.pool.reserve(blocks)) return;
-      this.#waiting.shift();
-      this.#admitted.set(request, { blocks, sequences: request.choices });
-      this.#running.push(new Sequence(request, 0));
-      places -= request.choices;
+    for (const { sequence, begin, count } of step.parts) {
+      if (sequence.state !== "running") continue; // it ended meanwhile
+      sequence.cached = begin + count;
+      sequence.reached = Math.max(sequence.reached, sequence.cached);
+      this.#index(sequence);
     }
   }
 
-  /** Divides the step's tokens and rows of logits: one each, the rest to the first that can use it. */
+  /** Takes note that the next draft is a sequence's newest token. @param sequence A running one. */
+  accept(sequence: Sequence<R>): void {
+    sequence.reached = Math.max(sequence.reached, ++sequence.cached);
+    this.counts.acceptedTokens++;
+  }
+
+  /**
+   * Computed blocks that hold the beginning of some tokens. They may be handed out again in the next step.
+   *
+   * @param tokenIds The tokens.
+   * @param salt See {@linkcode ScheduledRequest.terms}.
+   * @returns The blocks, in order.
+   */
+  findBlocks(tokenIds: readonly number[], salt: string): number[] {
+    const { blockSize } = this.#limits;
+    const most = Math.floor(tokenIds.length / blockSize);
+    return this.pool.prefixes.find(tokenIds, salt, blockSize, most);
+  }
+
+  /**
+   * Takes blocks that somebody else fills, and indexes them.
+   *
+   * @param tokenIds What they hold, a multiple of a block's tokens.
+   * @param salt See {@linkcode ScheduledRequest.terms}.
+   * @returns The blocks that are to be filled, the last ones of the sequence: those before are known.
+   * @throws {CapacityError} If not as many can be had.
+   */
+  adoptBlocks(tokenIds: readonly number[], salt: string): number[] {
+    const { blockSize } = this.#limits;
+    const blocks = this.findBlocks(tokenIds, salt);
+    const known = blocks.length;
+    const missing = tokenIds.length / blockSize - known;
+    const letGo = () => [...blocks].reverse().forEach((block) => this.pool.release(block));
+    for (const block of blocks) this.pool.share(block);
+    const { available } = this.pool;
+    if (missing > available) {
+      letGo();
+      throw new CapacityError(
+        "out_of_memory",
+        `Cannot load the cache: it needs ${missing * blockSize} more tokens of cache, ` +
+          `${
+            available * blockSize
+          } can be had; try again when fewer requests run, or open the model ` +
+          "with larger cacheTokens.",
+      );
+    }
+    for (let i = known; i < known + missing; i++) {
+      const begin = i * blockSize;
+      blocks.push(this.pool.allocate());
+      this.pool.prefixes.add(blocks[i]!, blocks[i - 1], salt, tokenIds, begin, begin + blockSize);
+    }
+    letGo();
+    return blocks.slice(known);
+  }
+
+  /** The state as plain values. @returns A copy. */
+  snapshot(): SchedulerSnapshot {
+    const { pool } = this;
+    const saltOf = (node: { key: string; parent?: typeof node }): string =>
+      node.parent ? saltOf(node.parent) : node.key;
+    return {
+      blockSize: this.#limits.blockSize,
+      holders: Array.from({ length: pool.capacity + 1 }, (_, block) => pool.holders(block)),
+      free: [...pool.free],
+      idle: [...pool.idle],
+      indexed: Array.from(pool.prefixes.nodes, (node) => ({
+        block: node.block,
+        before: node.parent!.block,
+        salt: saltOf(node),
+        tokenIds: node.key.split(",").map(Number),
+      })),
+      sequences: [...this.#live.values()].flatMap((live) => [...live]).map((sequence) => ({
+        state: sequence.state,
+        salt: sequence.request.terms.cacheSalt,
+        tokenIds: [...sequence.tokenIds],
+        cached: sequence.cached,
+        blocks: [...sequence.blocks],
+      })),
+    };
+  }
+
+  #blocksFor(tokens: number): number {
+    return Math.ceil(tokens / this.#limits.blockSize);
+  }
+
+  /** Lets sequences run, in order, while there are blocks for all their known tokens. */
+  #admit() {
+    // Running sequences will take these for tokens that are known.
+    let promised = 0;
+    for (const { tokenIds, blocks } of this.#running) {
+      promised += Math.max(this.#blocksFor(tokenIds.length) - blocks.length, 0);
+    }
+    while (this.#waiting.length > 0) {
+      const sequence = this.#waiting[0]!;
+      const last = this.#running.at(-1);
+      const found = this.#running.length < this.#together && this.#find(sequence, promised);
+      if (found) {
+        this.#waiting.shift();
+        this.#start(sequence, found);
+        promised += this.#blocksFor(sequence.tokenIds.length) - found.length;
+      } else if (last && sequence.request.terms.priority < last.request.terms.priority) {
+        promised -= Math.max(this.#blocksFor(last.tokenIds.length) - last.blocks.length, 0);
+        this.#preempt(last);
+      } else {
+        return;
+      }
+    }
+  }
+
+  /**
+   * Blocks in which a sequence's tokens are known, but not those of logits that are still wanted.
+   *
+   * @param sequence One that waits.
+   * @param promised How many of the available blocks are for others.
+   * @returns The blocks; `undefined` if there are not as many as it needs besides.
+   */
+  #find(sequence: Sequence<R>, promised: number): number[] | undefined {
+    const { blockSize } = this.#limits;
+    const { tokenIds, request: { terms } } = sequence;
+    let most = 0;
+    if (this.#prefixCaching) {
+      while (most < tokenIds.length - 1 && !sequence.wantsLogits(most)) most++;
+    }
+    const { prefixes } = this.pool;
+    const found = prefixes.find(tokenIds, terms.cacheSalt, blockSize, Math.floor(most / blockSize));
+    const held = found.filter((block) => this.pool.holders(block) > 0).length;
+    const needed = this.#blocksFor(tokenIds.length) - held;
+    return needed <= this.pool.available - promised ? found : undefined;
+  }
+
+  #start(sequence: Sequence<R>, found: number[]) {
+    const { request } = sequence;
+    for (const block of found) this.pool.share(block);
+    sequence.blocks.push(...found);
+    sequence.indexed = found.length;
+    sequence.cached = found.length * this.#limits.blockSize;
+    sequence.reached = Math.max(sequence.reached, sequence.cached);
+    sequence.state = "running";
+    enqueue(this.#running, sequence);
+    if (this.#found.has(request)) return;
+    this.#found.set(request, sequence.cached);
+    this.counts.promptTokens += request.promptTokenIds.length;
+    this.counts.cachedPromptTokens += sequence.cached;
+  }
+
+  #preempt(sequence: Sequence<R>) {
+    dequeue(this.#running, sequence);
+    this.#release(sequence);
+    Object.assign(sequence, { cached: 0, indexed: 0, state: "waiting" });
+    enqueue(this.#waiting, sequence);
+    this.counts.preemptions++;
+  }
+
+  /** Takes note of full blocks' contents; of equal blocks one is kept. */
+  #index(sequence: Sequence<R>) {
+    if (!this.#prefixCaching) return;
+    const { blockSize } = this.#limits;
+    const { tokenIds, blocks, request: { terms } } = sequence;
+    while ((sequence.indexed + 1) * blockSize <= sequence.cached) {
+      const i = sequence.indexed++;
+      const begin = i * blockSize;
+      const end = begin + blockSize;
+      const [block, before] = [blocks[i]!, blocks[i - 1]];
+      const kept = this.pool.prefixes.add(block, before, terms.cacheSalt, tokenIds, begin, end);
+      if (kept === block) continue;
+      this.pool.share(kept);
+      this.pool.release(block);
+      blocks[i] = kept;
+    }
+  }
+
+  /** Lets go of a sequence's blocks, the last one first. */
+  #release(sequence: Sequence<R>) {
+    this.#index(sequence);
+    for (const block of sequence.blocks.splice(0).reverse()) this.pool.release(block);
+  }
+
+  /**
+   * Divides the step's tokens and rows of logits: one each, the rest to the first that can use it; drafts
+   * take what is left then.
+   */
   #share(): StepPart<R>[] {
     let tokens = this.#limits.tokens - this.#running.length;
     let rows = this.#limits.logitRows - this.#running.length;
-    let firstRow = 0;
-    return this.#running.map((sequence) => {
+    const parts = this.#running.map((sequence): StepPart<R> => {
       const begin = sequence.cached;
       const most = Math.min(sequence.tokenIds.length - begin, 1 + tokens);
       const wanted: number[] = [];
@@ -230,57 +455,70 @@ export class Scheduler<R extends ScheduledRequest> {
       }
       tokens -= count - 1;
       rows -= Math.max(wanted.length - 1, 0);
-      const part = { sequence, begin, count, wanted, firstRow };
-      firstRow += wanted.length;
-      return part;
+      return { sequence, begin, count, drafts: [], wanted, firstRow: 0 };
     });
+    for (const part of parts) {
+      const { sequence: { request, tokenIds, generated }, begin, count } = part;
+      if (!request.draft || begin + count < tokenIds.length) continue;
+      const room = this.#limits.contextLength - tokenIds.length;
+      // The step yields one token more than there are right guesses.
+      const most = Math.min(tokens, rows, room, request.maxNewTokens - generated - 1);
+      if (most <= 0) continue;
+      part.drafts = request.draft(tokenIds, most);
+      part.wanted.push(...part.drafts.map((_, i) => tokenIds.length + i));
+      tokens -= part.drafts.length;
+      rows -= part.drafts.length;
+    }
+    return parts;
   }
 
-  /** Sees that positions [begin, end) have blocks that nobody else reads. */
-  #makeRoom(sequence: Sequence<R>, begin: number, end: number): BlockCopies {
+  /**
+   * Sees that a part has blocks that nobody else reads; sequences behind it make room. Drafts are dropped
+   * rather than that.
+   *
+   * @returns False if the sequence is the last itself and has made room.
+   */
+  #makeRoom(part: StepPart<R>, copies: { from: number; to: number }[]): boolean {
     const { blockSize } = this.#limits;
-    const copies: { from: number; to: number }[] = [];
-    for (let i = Math.floor(begin / blockSize); i * blockSize < end; i++) {
-      const block = sequence.blocks[i];
-      if (block === undefined) {
-        sequence.blocks.push(this.pool.allocate());
-      } else if (this.pool.holders(block) > 1) {
-        const own = this.pool.allocate();
-        copies.push({ from: block, to: own });
-        this.pool.release(block);
-        sequence.blocks[i] = own;
+    const { sequence, begin, count } = part;
+    const { blocks } = sequence;
+    const own: typeof copies = [];
+    for (let i = Math.floor(begin / blockSize); i * blockSize < begin + count; i++) {
+      while (blocks[i] === undefined || !this.pool.isWritable(blocks[i]!)) {
+        if (this.pool.available === 0) {
+          const last = this.#running.at(-1)!;
+          this.#preempt(last);
+          if (last === sequence) return false;
+          continue;
+        }
+        const from = blocks[i];
+        blocks[i] = this.pool.allocate();
+        if (from === undefined) break;
+        own.push({ from, to: blocks[i]! });
+        this.pool.release(from);
       }
     }
-    return copies;
+    copies.push(...own);
+    const end = () => begin + count + part.drafts.length;
+    while (blocks.length * blockSize < end() && this.pool.available > 0) {
+      blocks.push(this.pool.allocate());
+    }
+    const room = Math.min(end(), blocks.length * blockSize) - begin - count;
+    if (room < part.drafts.length) {
+      part.wanted.length -= part.drafts.length - room;
+      part.drafts = part.drafts.slice(0, room);
+    }
+    return true;
   }
+}
 
-  #plan(parts: StepPart<R>[]): StepPlan {
-    const { blockSize } = this.#limits;
-    const tokens = parts.reduce((sum, { count }) => sum + count, 0);
-    const width = Math.max(...parts.map(({ sequence }) => sequence.blocks.length));
-    const plan: StepPlan = {
-      tokenIds: new Int32Array(tokens),
-      positions: new Int32Array(tokens),
-      slots: new Int32Array(tokens),
-      queryStarts: new Int32Array(parts.length + 1),
-      contextLengths: Int32Array.from(parts, ({ begin, count }) => begin + count),
-      blockTables: new Int32Array(parts.length * width),
-      logitRows: new Int32Array(parts.reduce((sum, { wanted }) => sum + wanted.length, 0)),
-    };
-    let token = 0;
-    let row = 0;
-    for (const [b, { sequence, begin, count, wanted }] of parts.entries()) {
-      for (const position of wanted) plan.logitRows[row++] = token + position - begin;
-      for (let position = begin; position < begin + count; position++, token++) {
-        const block = sequence.blocks[Math.floor(position / blockSize)]!;
-        plan.tokenIds[token] = sequence.tokenIds[position]!;
-        plan.positions[token] = position;
-        plan.slots[token] = block * blockSize + position % blockSize;
-      }
-      plan.queryStarts[b + 1] = token;
-      const used = Math.ceil((begin + count) / blockSize);
-      plan.blockTables.set(sequence.blocks.slice(0, used), b * width);
-    }
-    return plan;
-  }
+/** Inserts a sequence where the order puts it. */
+function enqueue<R extends ScheduledRequest>(queue: Sequence<R>[], sequence: Sequence<R>) {
+  let at = queue.length;
+  while (at > 0 && sequence.precedes(queue[at - 1]!)) at--;
+  queue.splice(at, 0, sequence);
+}
+
+function dequeue<R extends ScheduledRequest>(queue: Sequence<R>[], sequence: Sequence<R>) {
+  queue.splice(queue.indexOf(sequence), 1);
 }

@@ -2,7 +2,8 @@
  * One request for logits of given tokens.
  * @module
  */
-import type { ScheduledRequest } from "./sequence.ts";
+import { type RequestOptions, termsOf } from "./engine_options.ts";
+import type { RequestTerms, ScheduledRequest } from "./sequence.ts";
 
 /** A request that generates nothing. */
 export class Scoring implements ScheduledRequest {
@@ -12,6 +13,8 @@ export class Scoring implements ScheduledRequest {
   readonly maxNewTokens = 0;
   /** One sequence. */
   readonly choices = 1;
+  /** See {@linkcode ScheduledRequest}. */
+  readonly terms: RequestTerms;
   /** [positions, vocab], filled step by step. */
   readonly logits: Float32Array;
   /** Row of each wanted position. */
@@ -22,9 +25,16 @@ export class Scoring implements ScheduledRequest {
    * @param tokenIds The tokens, at least one.
    * @param positions Whose logits are wanted, each once.
    * @param vocabSize Columns of the logits.
+   * @param options How it is to be treated.
    */
-  constructor(tokenIds: readonly number[], positions: readonly number[], vocabSize: number) {
+  constructor(
+    tokenIds: readonly number[],
+    positions: readonly number[],
+    vocabSize: number,
+    options: RequestOptions = {},
+  ) {
     this.promptTokenIds = tokenIds;
+    this.terms = termsOf(options, performance.now());
     this.logits = new Float32Array(positions.length * vocabSize);
     this.#rows = new Map(positions.map((position, row) => [position, row]));
     this.#vocabSize = vocabSize;

@@ -3,6 +3,16 @@
  * @module
  */
 
+/** How a request is to be treated. */
+export interface RequestTerms {
+  /** Of two requests the one with the lower number goes first. */
+  readonly priority: number;
+  /** When it is too late, on the clock of {@linkcode Scheduler.expired}; Infinity: never. */
+  readonly deadline: number;
+  /** Blocks are found by requests with the same salt only. */
+  readonly cacheSalt: string;
+}
+
 /** What the scheduler must know of a request. */
 export interface ScheduledRequest {
   /** The prompt, at least one token. */
@@ -11,6 +21,8 @@ export interface ScheduledRequest {
   readonly maxNewTokens: number;
   /** How many sequences may grow from the prompt. */
   readonly choices: number;
+  /** How it is to be treated. */
+  readonly terms: RequestTerms;
   /**
    * Whether the logits after a prompt token are wanted; those after the last known token of a
    * request that generates are always.
@@ -18,7 +30,17 @@ export interface ScheduledRequest {
    * @returns True if so.
    */
   wantsLogits(position: number): boolean;
+  /**
+   * Guesses what follows, where guessing is wanted.
+   * @param tokenIds Of one of its sequences.
+   * @param most How many tokens at most.
+   * @returns The guess, may be empty.
+   */
+  draft?(tokenIds: readonly number[], most: number): readonly number[];
 }
+
+/** Where a sequence is: it waits for blocks, is in every step, or has ended. */
+export type SequenceState = "waiting" | "running" | "ended";
 
 /** One sequence of a request. */
 export class Sequence<R extends ScheduledRequest = ScheduledRequest> {
@@ -26,24 +48,32 @@ export class Sequence<R extends ScheduledRequest = ScheduledRequest> {
   readonly request: R;
   /** Which of the request's choices it is, from 0. */
   readonly choice: number;
+  /** Number of its request, rising in the order in which they came. */
+  readonly arrival: number;
   /** Prompt, then output. */
   readonly tokenIds: number[];
+  /** Where it is. */
+  state: SequenceState = "waiting";
   /** How many of the tokens are in the cache. */
   cached = 0;
+  /** The most that `cached` has been: logits up to there have been handed over. */
+  reached = 0;
+  /** How many of the blocks are indexed. */
+  indexed = 0;
   /** The blocks that hold them, in order of position. */
-  readonly blocks: number[];
+  readonly blocks: number[] = [];
 
   /**
    * @param request What it belongs to.
    * @param choice Which choice, from 0.
-   * @param from The sequence that it parts from; it begins with the prompt otherwise.
+   * @param arrival Number of the request.
+   * @param tokenIds What it begins with.
    */
-  constructor(request: R, choice: number, from?: Sequence<R>) {
+  constructor(request: R, choice: number, arrival: number, tokenIds: readonly number[]) {
     this.request = request;
     this.choice = choice;
-    this.tokenIds = [...(from?.tokenIds ?? request.promptTokenIds)];
-    this.cached = from?.cached ?? 0;
-    this.blocks = [...(from?.blocks ?? [])];
+    this.arrival = arrival;
+    this.tokenIds = [...tokenIds];
   }
 
   /** Tokens of the output. */
@@ -51,11 +81,19 @@ export class Sequence<R extends ScheduledRequest = ScheduledRequest> {
     return this.tokenIds.length - this.request.promptTokenIds.length;
   }
 
-  /** Whether a step's result for a position is wanted. @param position Of the sequence. */
+  /** Whether a step's result for a position is wanted. @param position Of a known token. */
   wantsLogits(position: number): boolean {
+    if (position < this.reached) return false;
     if (position < this.request.promptTokenIds.length && this.request.wantsLogits(position)) {
       return true;
     }
     return this.request.maxNewTokens > 0 && position === this.tokenIds.length - 1;
+  }
+
+  /** Whether it goes before another: by priority, then the older request, then the lower choice. */
+  precedes(other: Sequence<R>): boolean {
+    return (this.request.terms.priority - other.request.terms.priority ||
+      this.arrival - other.arrival ||
+      this.choice - other.choice) < 0;
   }
 }

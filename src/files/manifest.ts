@@ -68,6 +68,22 @@ export function parseManifest(file: string, text: string): Manifest {
   return value as Manifest;
 }
 
+/**
+ * What tells a package from all others.
+ *
+ * @param manifest Its manifest.
+ * @returns Hex sha256 of the manifest.
+ */
+export async function identityOf(manifest: Manifest): Promise<string> {
+  const bytes = new TextEncoder().encode(JSON.stringify(manifest));
+  return toHex(new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)));
+}
+
+/** Bytes as lower-case hex. @param bytes They. @returns Two characters for each. */
+export function toHex(bytes: Uint8Array): string {
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
 function isManifestFile(value: unknown): value is ManifestFile {
   const { name, bytes, sha256 } = (value ?? {}) as Record<string, unknown>;
   return typeof name === "string" && /^[^/\\]+$/.test(name) && name !== "." && name !== ".." &&

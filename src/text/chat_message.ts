@@ -86,6 +86,23 @@ export function plainValue(value: unknown, field: string): PlainValue {
   return copy(value, field, MOST_NESTED);
 }
 
+/**
+ * Copies a plain value with every string in it changed, names of fields included.
+ *
+ * @param value The value.
+ * @param change Changes a string.
+ * @returns The copy.
+ */
+export function mapStrings(value: PlainValue, change: (text: string) => string): PlainValue {
+  if (typeof value === "string") return change(value);
+  if (value === null || typeof value !== "object") return value;
+  if (Array.isArray(value)) return value.map((item) => mapStrings(item, change));
+  const entries = Object.entries(value);
+  return Object.fromEntries(
+    entries.map(([key, item]) => [change(key), mapStrings(item, change)]),
+  );
+}
+
 function copy(value: unknown, field: string, depth: number): PlainValue {
   if (value === null || typeof value === "string" || typeof value === "boolean") return value;
   if (typeof value === "number") return value;

@@ -7,7 +7,13 @@
  */
 import { Environment, Interpreter, parse, Template, tokenize } from "@huggingface/jinja";
 import { InvalidArgumentError, InvalidFileError } from "../errors.ts";
-import { type ChatMessage, plainMessages, plainValue } from "./chat_message.ts";
+import {
+  type ChatMessage,
+  mapStrings,
+  plainMessages,
+  type PlainValue,
+  plainValue,
+} from "./chat_message.ts";
 
 /** What a template is rendered with, beside the messages. */
 export interface ChatTemplateInput {
@@ -17,6 +23,8 @@ export interface ChatTemplateInput {
   eosToken: string;
   /** Whether to end with what makes the model answer. Default false. */
   addGenerationPrompt?: boolean;
+  /** Whether to end within the last message, for the model to go on with it. Default false. */
+  continueFinalMessage?: boolean;
   /** Functions that the model may call, as JSON schemas. */
   tools?: readonly unknown[];
   /** Further variables, of {@linkcode CHAT_TEMPLATE_VARIABLES} only. */
@@ -93,23 +101,125 @@ export class ChatTemplate {
    *   template refuses the messages or fails on them.
    */
   render(messages: readonly ChatMessage[], input: ChatTemplateInput): string {
+    return this.#render(valuesOf(messages, input), input);
+  }
+
+  /**
+   * Renders a dialogue and tells which characters of the text its writers wrote, of those that matter.
+   *
+   * @param messages The dialogue, in order.
+   * @param input What else the template sees.
+   * @param edges Finds the characters that matter, as UTF-16 units; global.
+   * @returns See {@linkcode RenderedDialogue}. Throws as {@linkcode render} does.
+   */
+  renderMasked(
+    messages: readonly ChatMessage[],
+    input: ChatTemplateInput,
+    edges: RegExp,
+  ): RenderedDialogue {
+    const values = valuesOf(messages, input);
+    const text = this.#render(values, input);
+    const written: string[] = [];
+    const other = mapStrings(values, (string) => {
+      const masked = string.replace(edges, MASK);
+      if (masked !== string) written.push(string);
+      return masked;
+    }) as TemplateValues;
+    if (written.length === 0) return { text, masked: text, written };
+    const masked = this.#render(other, input);
+    return { text, masked: agree(text, masked) ? masked : undefined, written };
+  }
+
+  #render({ messages, tools, variables }: TemplateValues, input: ChatTemplateInput): string {
+    const { addGenerationPrompt = false, continueFinalMessage = false } = input;
     const environment = globals();
-    environment.set("messages", plainMessages(messages));
-    environment.set("tools", input.tools ? plainValue(input.tools, "tools") : null);
-    environment.set("add_generation_prompt", input.addGenerationPrompt ?? false);
+    environment.set("messages", continueFinalMessage ? withEnd(messages) : messages);
+    environment.set("tools", tools);
+    environment.set("add_generation_prompt", addGenerationPrompt);
     environment.set("bos_token", input.bosToken);
     environment.set("eos_token", input.eosToken);
-    for (const [name, value] of Object.entries(input.variables ?? {})) {
-      if (!CHAT_TEMPLATE_VARIABLES.includes(name)) throw forbidden(name);
-      if (value !== undefined) environment.set(name, plainValue(value, `variables.${name}`));
-    }
+    for (const [name, value] of Object.entries(variables)) environment.set(name, value);
+    let text: string;
     try {
-      const { value } = new BudgetedInterpreter(environment).run(this.#program);
-      return String(value);
+      text = String(new BudgetedInterpreter(environment).run(this.#program).value);
     } catch (cause) {
       throw new InvalidArgumentError("messages", reasonOf(cause), { cause });
     }
+    if (!continueFinalMessage) return text;
+    const end = text.lastIndexOf(END);
+    if (end >= 0) return text.slice(0, end);
+    throw new InvalidArgumentError(
+      "continueFinalMessage",
+      "Cannot continue the last message: the template leaves its text out; add a message that the model " +
+        "is to go on with.",
+    );
   }
+}
+
+/** What a template makes of a dialogue. */
+export interface RenderedDialogue {
+  /** The text. */
+  text: string;
+  /**
+   * The same with U+FFFF for the characters that matter and were not the template's; `undefined` where that
+   * can not be told, since the template looks into what was written.
+   */
+  masked: string | undefined;
+  /** What was written that has such characters. */
+  written: readonly string[];
+}
+
+/** Stands for a character that somebody wrote: no character itself. */
+const MASK = "\uFFFF";
+/** Stands where the last message's text ends: neither. */
+const END = "\uFFFE";
+
+/** What callers wrote. */
+type TemplateValues = {
+  messages: PlainValue[];
+  tools: PlainValue;
+  variables: { [name: string]: PlainValue };
+};
+
+function valuesOf(messages: readonly ChatMessage[], input: ChatTemplateInput): TemplateValues {
+  const variables: TemplateValues["variables"] = {};
+  for (const [name, value] of Object.entries(input.variables ?? {})) {
+    if (!CHAT_TEMPLATE_VARIABLES.includes(name)) throw forbidden(name);
+    if (value !== undefined) variables[name] = plainValue(value, `variables.${name}`);
+  }
+  if (input.continueFinalMessage && input.addGenerationPrompt) {
+    throw new InvalidArgumentError(
+      "continueFinalMessage",
+      "Cannot render chat template: continueFinalMessage goes on with the last message, " +
+        "addGenerationPrompt begins another; set one of them.",
+    );
+  }
+  return {
+    messages: plainMessages(messages),
+    tools: input.tools ? plainValue(input.tools, "tools") : null,
+    variables,
+  };
+}
+
+/** Whether a masked text is the other one but for the masks. */
+function agree(text: string, masked: string): boolean {
+  if (text.length !== masked.length) return false;
+  for (let i = 0; i < text.length; i++) {
+    if (masked[i] !== text[i] && masked[i] !== MASK) return false;
+  }
+  return true;
+}
+
+/** Messages whose last text has its end marked. */
+function withEnd(messages: PlainValue[]): PlainValue[] {
+  const last = messages.at(-1) as { content: string | null } | undefined;
+  if (typeof last?.content !== "string") {
+    throw new InvalidArgumentError(
+      "continueFinalMessage",
+      "Cannot continue the last message: there is none with a text.",
+    );
+  }
+  return [...messages.slice(0, -1), { ...last, content: last.content + END }];
 }
 
 function forbidden(name: string): InvalidArgumentError {

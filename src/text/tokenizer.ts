@@ -2,9 +2,15 @@
  * Text to ids and back, exactly as Hugging Face `tokenizers` does it for the DeepSeek family.
  * @module
  */
-import { BackendError, InvalidArgumentError, InvalidFileError } from "../errors.ts";
+import {
+  BackendError,
+  InvalidArgumentError,
+  InvalidFileError,
+  UnsupportedError,
+} from "../errors.ts";
 import type { ChatMessage } from "./chat_message.ts";
-import { ChatTemplate } from "./chat_template.ts";
+import { ChatTemplate, type RenderedDialogue } from "./chat_template.ts";
+import { ControlTokens } from "./control_tokens.ts";
 import {
   type NativeTokenizer,
   openNativeTokenizer,
@@ -34,6 +40,8 @@ export interface DecodeOptions {
 export interface ChatTemplateOptions {
   /** Whether to end with what makes the model answer. Default false. */
   addGenerationPrompt?: boolean;
+  /** Whether to end within the last message, for the model to go on with it. Default false. */
+  continueFinalMessage?: boolean;
   /** Functions that the model may call, as JSON schemas. */
   tools?: readonly unknown[];
   /** A template to use instead of the model's. */
@@ -50,6 +58,8 @@ export interface TokenizerWork {
   queueOperations: number;
 }
 
+/** The family's tokens around a gap: before the prefix, between prefix and suffix, behind the suffix. */
+const FIM_TOKENS = ["<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"];
 /** Templates kept compiled, beside the model's own. */
 const MOST_TEMPLATES = 16;
 /** An id that no tokenizer has: stands for all ids beyond 32 bits. */
@@ -103,10 +113,11 @@ export class Tokenizer {
   readonly #suffix: readonly number[];
   /** Sources of the model's templates, by name. */
   readonly #chatTemplates: ReadonlyMap<string, string>;
+  readonly #controls: ControlTokens;
   /** Compiled templates by source. */
   readonly #compiled = new Map<string, ChatTemplate>();
 
-  private constructor(native: NativeTokenizer, config: TokenizerConfig) {
+  private constructor(native: NativeTokenizer, config: TokenizerConfig, json: string) {
     const settings = readTokenizerConfig(config);
     this.#native = native;
     this.vocabSize = native.vocabularySize;
@@ -123,6 +134,7 @@ export class Tokenizer {
     this.#prefix = added ? idsWhere(added.bos, this.bosTokenId) : Array.from(native.prefix);
     this.#suffix = added ? idsWhere(added.eos, this.eosTokenId) : Array.from(native.suffix);
     this.#chatTemplates = settings.chatTemplates;
+    this.#controls = new ControlTokens(json);
   }
 
   /**
@@ -139,7 +151,7 @@ export class Tokenizer {
   static fromJson(json: string, config: TokenizerConfig = {}): Tokenizer {
     const native = openNativeTokenizer(json);
     try {
-      return new Tokenizer(native, config);
+      return new Tokenizer(native, config, json);
     } catch (error) {
       native.free();
       throw error;
@@ -209,8 +221,9 @@ export class Tokenizer {
   }
 
   /**
-   * Renders a dialogue with a chat template and encodes it. Text that users wrote is encoded like
-   * the template's own, special tokens in it included.
+   * Renders a dialogue with a chat template and encodes it. Tokens that steer the model (special ones,
+   * and added ones in angle brackets) count where the template wrote them; in what the messages' writers
+   * wrote they are text.
    *
    * @param messages The dialogue, in order.
    * @param options See {@linkcode ChatTemplateOptions}; with `tokenize: false` the text is returned.
@@ -241,13 +254,57 @@ export class Tokenizer {
     messages: readonly ChatMessage[],
     options: ChatTemplateOptions & { tokenize?: boolean } = {},
   ): number[] | string {
-    const { chatTemplate, tokenize = true, ...input } = options;
-    const text = this.#template(chatTemplate, input.tools !== undefined).render(messages, {
-      ...input,
-      bosToken: this.bosToken ?? "",
-      eosToken: this.eosToken ?? "",
-    });
-    return tokenize ? this.encode(text, { addSpecialTokens: false }) : text;
+    const { chatTemplate, tokenize = true, ...rest } = options;
+    const template = this.#template(chatTemplate, rest.tools !== undefined);
+    const input = { ...rest, bosToken: this.bosToken ?? "", eosToken: this.eosToken ?? "" };
+    if (!tokenize) return template.render(messages, input);
+    return this.#encodeDialogue(template.renderMasked(messages, input, this.#controls.edges));
+  }
+
+  /**
+   * Encodes the surroundings of a gap, for a model that was trained to fill one in.
+   *
+   * @param prefix Text before the gap.
+   * @param suffix Text behind it.
+   * @returns The ids, BOS first where the model's files say so: prefix, gap and suffix between the model's
+   *   tokens for them. Tokens that steer the model are text in both.
+   * @throws {UnsupportedError} If the model has no such tokens.
+   */
+  encodeFim(prefix: string, suffix: string): number[] {
+    const [begin, hole, end] = FIM_TOKENS.map((token) => {
+      const id = this.idOf(token);
+      if (id !== undefined) return id;
+      throw new UnsupportedError(
+        `Cannot fill in a gap: the model has no token ${token}, so it was not trained to; give a prompt.`,
+      );
+    }) as [number, number, number];
+    const [before, behind] = [prefix, suffix].map((text) => this.#encodeWritten(text));
+    return [...this.#prefix, begin].concat(before!, hole, behind!, end);
+  }
+
+  #encodeDialogue({ text, masked, written }: RenderedDialogue): number[] {
+    if (written.length === 0) return this.encode(text, { addSpecialTokens: false });
+    // Where it can not be told who wrote a character, a token that somebody wrote counts nowhere.
+    const own = this.#controls.find(
+      text,
+      ({ begin, end, token }) =>
+        masked !== undefined
+          ? masked[begin] === text[begin] && masked[end - 1] === text[end - 1]
+          : written.every((string) => !string.includes(token)),
+    );
+    let ids: number[] = [];
+    let from = 0;
+    for (const { begin, end, token } of own) {
+      ids = ids.concat(this.#encodeWritten(text.slice(from, begin)), this.idOf(token)!);
+      from = end;
+    }
+    return ids.concat(this.#encodeWritten(text.slice(from)));
+  }
+
+  /** Encodes text in which no token steers the model. */
+  #encodeWritten(text: string): number[] {
+    const options = { addSpecialTokens: false, parseSpecialTokens: false };
+    return this.#controls.cut(text).flatMap((piece) => this.encode(piece, options));
   }
 
   /**

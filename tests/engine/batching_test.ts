@@ -13,6 +13,7 @@ import { modelSpec } from "../../src/model_spec.ts";
 import { readModel } from "../../src/onnx/read_model.ts";
 import { resolveSamplingParams, type SamplingParams } from "../../src/sampling_params.ts";
 import { Sampler } from "../../src/sampling/sampler.ts";
+import { limitBackend } from "./limited_backend.ts";
 
 /** Seven prompts of different lengths. */
 const prompts = [1, 2, 5, 13, 16, 17, 40].map((length, i) =>
@@ -26,16 +27,7 @@ async function openRecorded(stepTokens = 256): Promise<{ backend: Backend; plans
   const opened = await openWasmBackend(model, graph, modelSpec(graph));
   await model.close();
   const plans: StepPlan[] = [];
-  const backend: Backend = {
-    info: opened.info,
-    limits: { ...opened.limits, tokens: stepTokens },
-    run(plan) {
-      plans.push(plan);
-      return opened.run(plan);
-    },
-    copyBlocks: (copies) => opened.copyBlocks(copies),
-    close: () => opened.close(),
-  };
+  const backend = limitBackend(opened, { tokens: stepTokens }, (plan) => plans.push(plan));
   return { backend, plans };
 }
 
@@ -131,6 +123,32 @@ Deno.test("an abort stops a request within one step and frees its blocks", async
     1,
     1,
     1,
+  ]);
+  await engine.close();
+});
+
+Deno.test("a mask, asked for before each token, says which tokens may come", async () => {
+  const { backend } = await openRecorded();
+  const engine = new Engine(backend, new Sampler(4096), 4096);
+  const asked: number[] = [];
+  const masks = [500, 1000].map((token) => {
+    const mask = new Uint32Array(128);
+    mask[token >> 5] = 1 << (token & 31);
+    return mask;
+  });
+  const { choices } = await engine.generate({
+    promptTokenIds: prompts[2]!,
+    params: resolveSamplingParams({ n: 2, maxTokens: 3 }),
+    eosTokenIds: [],
+    allowedTokens: (choice) => {
+      asked.push(choice);
+      return asked.length > 4 ? undefined : masks[choice];
+    },
+  });
+  assert.deepEqual(asked, [0, 1, 0, 1, 0, 1]);
+  assert.deepEqual(choices.map(({ tokens }) => tokens.slice(0, 2).map(({ tokenId }) => tokenId)), [
+    [500, 500],
+    [1000, 1000],
   ]);
   await engine.close();
 });

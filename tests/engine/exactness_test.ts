@@ -15,6 +15,7 @@ import { openModel } from "../../src/open_model.ts";
 import { Sampler } from "../../src/sampling/sampler.ts";
 import { fixtures, packageOf } from "../packages.ts";
 import { needsShared } from "../shared.ts";
+import { limitBackend } from "./limited_backend.ts";
 
 /** Tokens of the prompt: past a segment of attention's context (512) and into a tile behind it (64). */
 const LENGTH = 601;
@@ -53,13 +54,7 @@ async function logitsOf({ model, weights, cacheType }: Case, options: OpenOption
   const location = model === "embedded" ? embeddedModel() : await packageOf(model, { weights });
   const opened = await openModel(location, { ...options, cacheType });
   const { spec, backend, tokenizer } = opened;
-  const limited = {
-    info: backend.info,
-    limits: { ...backend.limits, tokens: chunk },
-    run: backend.run.bind(backend),
-    copyBlocks: backend.copyBlocks.bind(backend),
-    close: backend.close.bind(backend),
-  };
+  const limited = limitBackend(backend, { tokens: chunk });
   const engine = new Engine(limited, new Sampler(spec.vocabSize), spec.vocabSize);
   const tokens = Array.from({ length: LENGTH }, (_, i) => (i * 7919 + i * i * 31) % spec.vocabSize);
   try {

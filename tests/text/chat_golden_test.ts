@@ -53,7 +53,10 @@ for (const name of ["deepseek-llm", "reference-model", "deepseek-v3"] as const) 
           addGenerationPrompt: add_generation_prompt,
           chatTemplate: golden!.templates[template]!.template,
         };
-        assert.deepEqual(tokenizer.applyChatTemplate(messages, options), ids[name]);
+        const forged = messages.some(({ content }) => String(content).includes("<｜"));
+        // transformers takes what a user wrote for special tokens; forged_tokens_test.ts says what we do.
+        if (forged) assert.notDeepEqual(tokenizer.applyChatTemplate(messages, options), ids[name]);
+        else assert.deepEqual(tokenizer.applyChatTemplate(messages, options), ids[name]);
         assert.equal(tokenizer.applyChatTemplate(messages, { ...options, tokenize: false }), text);
         // The text passed back as text: its BOS is not doubled.
         assert.deepEqual(tokenizer.encode(text), ids[name]);
@@ -66,6 +69,7 @@ Deno.test(needsShared("the reference model's own template is the golden one"), a
   const tokenizer = await openTokenizer("reference-model");
   const cases = golden!.cases.filter((line) => line.ids["reference-model"] !== undefined);
   for (const { messages, add_generation_prompt, ids } of cases) {
+    if (messages.some(({ content }) => String(content).includes("<｜"))) continue; // see above
     const options = { addGenerationPrompt: add_generation_prompt };
     assert.deepEqual(tokenizer.applyChatTemplate(messages, options), ids["reference-model"]);
   }

@@ -14,7 +14,7 @@ import type { ModelPackage } from "../../files/model_package.ts";
 import type { ModelSpec } from "../../model_spec.ts";
 import { ModelProtoSchema } from "../../onnx/onnx_pb.ts";
 import type { GraphModel, GraphValue } from "../../onnx/read_model.ts";
-import type { Backend, BackendInfo, BlockCopies, StepResult } from "../backend.ts";
+import type { Backend, BackendInfo, StepResult } from "../backend.ts";
 import {
   cacheShapes,
   GraphBackend,
@@ -142,12 +142,11 @@ export async function openNativeBackend(
       { cause },
     );
   }
-  const blockBytes = caches.map(({ dims: [, size, heads, width] }) => size * heads * width * 4);
   const outputs = resultNames(graph).map((name) =>
     new Output(graph.outputs.find((output) => output.name === name)!)
   );
-  const runner = new NativeRunner(addon, session, tensors, blockBytes, outputs);
-  return new GraphBackend(runner, info, limits, spec.vocabSize);
+  const runner = new NativeRunner(addon, session, tensors, outputs);
+  return new GraphBackend(runner, caches, info, limits, spec.vocabSize);
 }
 
 /**
@@ -192,20 +191,17 @@ class NativeRunner implements GraphRunner {
   readonly #addon: Addon;
   readonly #session: NativeSession;
   readonly #caches: NativeTensor[];
-  readonly #blockBytes: number[];
   readonly #outputs: Output[];
 
   constructor(
     addon: Addon,
     session: NativeSession,
     caches: NativeTensor[],
-    blockBytes: number[],
     outputs: Output[],
   ) {
     this.#addon = addon;
     this.#session = session;
     this.#caches = caches;
-    this.#blockBytes = blockBytes;
     this.#outputs = outputs;
   }
 
@@ -220,13 +216,16 @@ class NativeRunner implements GraphRunner {
     };
   }
 
-  copyBlocks(copies: BlockCopies): void {
-    for (const [i, cache] of this.#caches.entries()) {
-      const bytes = this.#blockBytes[i]!;
-      for (const { from, to } of copies) {
-        this.#addon.copyWithin(cache, from * bytes, to * bytes, bytes);
-      }
-    }
+  readCache(cache: number, offset: number, into: Uint8Array): void {
+    this.#addon.readTensor(this.#caches[cache]!, offset, into);
+  }
+
+  writeCache(cache: number, offset: number, from: Uint8Array): void {
+    this.#addon.writeTensor(this.#caches[cache]!, offset, from);
+  }
+
+  copyWithin(cache: number, from: number, to: number, bytes: number): void {
+    this.#addon.copyWithin(this.#caches[cache]!, from, to, bytes);
   }
 
   release(): Promise<void> {

@@ -254,6 +254,8 @@ function preferences({ vocabSize }: ModelSpec): StepPreferences {
 class WasmBackend implements Backend {
   readonly info: BackendInfo;
   readonly limits: StepLimits;
+  readonly cacheLayout: string;
+  readonly blockBytes: number;
   readonly #spec: ModelSpec;
   readonly #program: Program;
   readonly #plan: MemoryPlan;
@@ -278,6 +280,8 @@ class WasmBackend implements Backend {
     this.#spec = spec;
     this.limits = limits;
     this.info = info;
+    this.cacheLayout = `wasm ${info.cacheType}`;
+    this.blockBytes = program.caches.reduce((sum, { blockBytes }) => sum + blockBytes, 0);
     const { words, tensors } = program;
     const table = tensors.map(({ bytes }, tensor) => ({ address: plan.tensors[tensor]!, bytes }));
     writeJob(runner.memory, plan, plan.step, words, table);
@@ -344,9 +348,35 @@ class WasmBackend implements Backend {
     return Promise.resolve();
   }
 
+  readBlocks(blocks: readonly number[]): Promise<Uint8Array> {
+    const bytes = new Uint8Array(blocks.length * this.blockBytes);
+    for (const { cache, offset } of this.#cachesOf(blocks)) bytes.set(cache, offset);
+    return Promise.resolve(bytes);
+  }
+
+  writeBlocks(blocks: readonly number[], bytes: Uint8Array): Promise<void> {
+    for (const { cache, offset } of this.#cachesOf(blocks)) {
+      cache.set(bytes.subarray(offset, offset + cache.length));
+    }
+    return Promise.resolve();
+  }
+
   async close(): Promise<void> {
     this.#failure ??= new BackendError("closed", "Cannot run the step: the model has been closed.");
     await this.#end();
+  }
+
+  /** The parts of the caches that blocks are, and where each goes in a copy of the blocks. */
+  *#cachesOf(blocks: readonly number[]): Iterable<{ cache: Uint8Array; offset: number }> {
+    const { buffer } = this.#running().memory;
+    let offset = 0;
+    for (const block of blocks) {
+      for (const { tensor, blockBytes } of this.#program.caches) {
+        const start = this.#plan.tensors[tensor]! + block * blockBytes;
+        yield { cache: new Uint8Array(buffer, start, blockBytes), offset };
+        offset += blockBytes;
+      }
+    }
   }
 
   #running(): EngineRunner {
