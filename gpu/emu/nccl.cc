@@ -57,11 +57,11 @@ constexpr size_t kMail = 64 << 10;   // the same between two ranks
 
 /// The head of the shared memory. Slots of all ranks follow, then a mailbox for every pair.
 struct Head {
-  std::atomic<int> ready;
   std::atomic<int> joined;
   std::atomic<int> failed;
   std::atomic<int> arrived;
   std::atomic<uint32_t> generation;
+  std::atomic<uint8_t> left[kMaxRanks];  ///< ranks that destroyed their communicator
 };
 struct Mail {
   std::atomic<uint32_t> full;
@@ -111,7 +111,11 @@ class Communicator {
     if (text != nullptr && *text != 0) timeout_ = milliseconds(std::strtoll(text, nullptr, 10));
   }
   ~Communicator() {
-    if (memory_ != nullptr) munmap(memory_, bytes());
+    if (memory_ != nullptr) {
+      // Who has done its part may go while others are still at theirs.
+      head().left[rank] = 1;
+      munmap(memory_, bytes());
+    }
     if (file_ >= 0) close(file_);
   }
 
@@ -149,13 +153,19 @@ class Communicator {
     auto begin = steady_clock::now();
     auto checked = begin;
     for (unsigned turn = 0; !done(); turn++) {
-      if (head().failed.load() != 0) return fail(kRemoteError, "another rank failed");
+      // What is done is done, even if a rank fell since.
+      if (head().failed.load() != 0) {
+        return done() ? kSuccess : fail(kRemoteError, "another rank failed");
+      }
       if (turn > 1000) std::this_thread::sleep_for(std::chrono::microseconds(50));
       auto now = steady_clock::now();
       if (now - checked < milliseconds(20)) continue;
       checked = now;
       for (int other = 0; all_joined && other < ranks; other++) {
-        if (other == rank || holds_lock(file_, other, false) || done()) continue;
+        if (other == rank || head().left[other].load() != 0) continue;
+        if (holds_lock(file_, other, false)) continue;
+        if (head().left[other].load() != 0) continue;  // it left just now
+        if (done()) return kSuccess;
         head().failed = 1;
         return fail(kRemoteError, "rank " + std::to_string(other) + " is gone");
       }
