@@ -1,6 +1,7 @@
-// The CUDA runtime as far as programs compiled with `nvcc -cudart none --no-compress` need it, over the PTX
-// executor. Device memory is host memory that kernels may touch; a launch has ended when it returns, so
-// that streams and events have nothing to wait for. Calls that this file does not define do not link.
+// The CUDA runtime as far as programs compiled with `nvcc -cudart none --no-compress` need it, over
+// the PTX executor. Device memory is host memory that kernels may touch; a launch has ended when it
+// returns, so that streams and events have nothing to wait for. Calls that this file does not
+// define do not link.
 //
 // Environment:
 //   HYBRIDSEEK_EMU_ARCH      the device: sm_80 (default), sm_86, sm_89 or sm_90a
@@ -196,20 +197,25 @@ class Runtime {
   cudaError last_error = kSuccess;
   cudaError sticky_error = kSuccess;
 
-  void log(const Kernel& kernel, Dimensions grid, Dimensions block, uint64_t shared, const LaunchResult& result) {
+  void log(const Kernel& kernel, Dimensions grid, Dimensions block, uint64_t shared,
+           const LaunchResult& result) {
     const char* path = environment("HYBRIDSEEK_EMU_LOG", nullptr);
     if (path == nullptr) return;
     const Counters& c = result.counters;
     std::ostringstream line;
-    line << "{\"kernel\":\"" << kernel.name << "\",\"grid\":[" << grid.x << ',' << grid.y << ',' << grid.z
-         << "],\"block\":[" << block.x << ',' << block.y << ',' << block.z << "],\"dynamicShared\":" << shared
-         << ",\"warpInstructions\":" << c.warp_instructions << ",\"tensorInstructions\":" << c.tensor_instructions
-         << ",\"multiplyAdds\":" << c.multiply_adds << ",\"globalBytesRead\":" << c.global_bytes_read
-         << ",\"globalBytesWritten\":" << c.global_bytes_written << ",\"sharedBytesRead\":" << c.shared_bytes_read
+    line << "{\"kernel\":\"" << kernel.name << "\",\"grid\":[" << grid.x << ',' << grid.y << ','
+         << grid.z << "],\"block\":[" << block.x << ',' << block.y << ',' << block.z
+         << "],\"dynamicShared\":" << shared << ",\"warpInstructions\":" << c.warp_instructions
+         << ",\"tensorInstructions\":" << c.tensor_instructions
+         << ",\"multiplyAdds\":" << c.multiply_adds
+         << ",\"globalBytesRead\":" << c.global_bytes_read
+         << ",\"globalBytesWritten\":" << c.global_bytes_written
+         << ",\"sharedBytesRead\":" << c.shared_bytes_read
          << ",\"sharedBytesWritten\":" << c.shared_bytes_written << ",\"reports\":[";
     const char* comma = "";
     for (const Report& report : result.reports) {
-      line << comma << "{\"kind\":\"" << name_of(report.kind) << "\",\"line\":" << report.line << ",\"times\":" << report.times << '}';
+      line << comma << "{\"kind\":\"" << name_of(report.kind) << "\",\"line\":" << report.line
+           << ",\"times\":" << report.times << '}';
       comma = ",";
     }
     line << "]}\n";
@@ -230,7 +236,8 @@ class Runtime {
       if (replaced) text.assign(std::istreambuf_iterator<char>(replaced), {});
     }
     if (text.empty()) {
-      binary.message = "no PTX of the fat binary runs on the emulated sm_" + std::to_string(device.architecture.number);
+      binary.message = "no PTX of the fat binary runs on the emulated sm_" +
+                       std::to_string(device.architecture.number);
       return binary.error = fail(kNoKernelImage, binary.message);
     }
     try {
@@ -240,7 +247,8 @@ class Runtime {
       return binary.error = fail(kInvalidPtx, binary.message);
     }
     for (const auto& [name, variable] : binary.module->globals) {
-      auto kind = variable->space == Space::Const ? Allocation::Kind::Constant : Allocation::Kind::Module;
+      auto kind =
+          variable->space == Space::Const ? Allocation::Kind::Constant : Allocation::Kind::Module;
       memory.add(reinterpret_cast<void*>(variable->address), variable->bytes, kind, name);
     }
     return kSuccess;
@@ -258,61 +266,81 @@ uint64_t number_in_environment(const char* name, uint64_t otherwise) {
 
 LaunchOptions options_of_environment() {
   LaunchOptions options;
-  options.instruction_limit = number_in_environment("HYBRIDSEEK_EMU_LIMIT", options.instruction_limit);
+  options.instruction_limit =
+      number_in_environment("HYBRIDSEEK_EMU_LIMIT", options.instruction_limit);
   options.seed = number_in_environment("HYBRIDSEEK_EMU_SEED", 0);
   options.host_threads = static_cast<unsigned>(number_in_environment("HYBRIDSEEK_EMU_THREADS", 1));
   std::istringstream kinds(environment("HYBRIDSEEK_EMU_TOLERATE", ""));
   for (std::string name; std::getline(kinds, name, ',');) {
     for (int kind = 0; kind <= static_cast<int>(ReportKind::Unsupported); kind++) {
-      if (name == name_of(static_cast<ReportKind>(kind))) options.tolerated.push_back(static_cast<ReportKind>(kind));
+      if (name == name_of(static_cast<ReportKind>(kind)))
+        options.tolerated.push_back(static_cast<ReportKind>(kind));
     }
   }
   return options;
 }
 
-int resident_blocks(const Module& module, const Kernel& kernel, uint64_t threads, uint64_t dynamic_shared) {
+int resident_blocks(const Module& module, const Kernel& kernel, uint64_t threads,
+                    uint64_t dynamic_shared) {
   const Runtime& runtime = Runtime::get();
-  uint64_t shared = module.kernel(kernel.name).shared_bytes + dynamic_shared + 1024;  // the system's own
+  uint64_t shared =
+      module.kernel(kernel.name).shared_bytes + dynamic_shared + 1024;  // the system's own
   uint64_t warps = (threads + kLanes - 1) / kLanes;
-  uint64_t by_threads = static_cast<uint64_t>(runtime.device.threads_per_multiprocessor) / (warps * kLanes);
+  uint64_t by_threads =
+      static_cast<uint64_t>(runtime.device.threads_per_multiprocessor) / (warps * kLanes);
   uint64_t by_shared = static_cast<uint64_t>(runtime.device.shared_per_multiprocessor) / shared;
-  return static_cast<int>(std::min({by_threads, by_shared, static_cast<uint64_t>(runtime.device.blocks_per_multiprocessor)}));
+  return static_cast<int>(std::min(
+      {by_threads, by_shared, static_cast<uint64_t>(runtime.device.blocks_per_multiprocessor)}));
 }
 
-cudaError launch_kernel(const void* host, dim3 grid, dim3 block, void** arguments, size_t shared, bool cooperative) {
+cudaError launch_kernel(const void* host, dim3 grid, dim3 block, void** arguments, size_t shared,
+                        bool cooperative) {
   Runtime& runtime = Runtime::get();
   if (runtime.sticky_error != kSuccess) return runtime.sticky_error;
   Kernel* kernel = runtime.kernel(host);
-  if (kernel == nullptr) return runtime.fail(kInvalidDeviceFunction, "launch of a function that is no registered kernel");
+  if (kernel == nullptr)
+    return runtime.fail(kInvalidDeviceFunction,
+                        "launch of a function that is no registered kernel");
   cudaError error = kSuccess;
   const Module* module = runtime.module(*kernel->binary, error);
   if (module == nullptr) return runtime.fail(error, kernel->binary->message);
   try {
     const Function& function = module->kernel(kernel->name);
-    uint64_t limit = kernel->max_dynamic_shared != 0
-                         ? kernel->max_dynamic_shared
-                         : kDefaultSharedLimit - std::min<uint64_t>(function.shared_bytes, kDefaultSharedLimit);
+    uint64_t limit =
+        kernel->max_dynamic_shared != 0
+            ? kernel->max_dynamic_shared
+            : kDefaultSharedLimit - std::min<uint64_t>(function.shared_bytes, kDefaultSharedLimit);
     if (shared > limit) {
-      return runtime.fail(kInvalidValue, kernel->name + " asks for " + std::to_string(shared) + " B of dynamic shared memory; " +
-                                             std::to_string(limit) + " B are set for it (cudaFuncSetAttribute)");
+      return runtime.fail(kInvalidValue, kernel->name + " asks for " + std::to_string(shared) +
+                                             " B of dynamic shared memory; " +
+                                             std::to_string(limit) +
+                                             " B are set for it (cudaFuncSetAttribute)");
     }
     uint64_t threads = uint64_t{block.x} * block.y * block.z;
     uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z;
-    if (blocks == 0 || threads == 0 || threads > 1024) return runtime.fail(kInvalidConfiguration, "launch of " + kernel->name + " with a grid or block that is not possible");
-    uint64_t resident = static_cast<uint64_t>(resident_blocks(*module, *kernel, threads, shared)) * static_cast<uint64_t>(runtime.device.multiprocessors);
-    if (resident == 0) return runtime.fail(kLaunchOutOfResources, kernel->name + " does not fit on a multiprocessor");
+    if (blocks == 0 || threads == 0 || threads > 1024)
+      return runtime.fail(kInvalidConfiguration, "launch of " + kernel->name +
+                                                     " with a grid or block that is not possible");
+    uint64_t resident = static_cast<uint64_t>(resident_blocks(*module, *kernel, threads, shared)) *
+                        static_cast<uint64_t>(runtime.device.multiprocessors);
+    if (resident == 0)
+      return runtime.fail(kLaunchOutOfResources,
+                          kernel->name + " does not fit on a multiprocessor");
     if (cooperative && blocks > resident) {
-      return runtime.fail(kCooperativeLaunchTooLarge, kernel->name + ": " + std::to_string(blocks) + " blocks are not resident at once");
+      return runtime.fail(kCooperativeLaunchTooLarge, kernel->name + ": " + std::to_string(blocks) +
+                                                          " blocks are not resident at once");
     }
     Dimensions grid_size{grid.x, grid.y, grid.z}, block_size{block.x, block.y, block.z};
-    LaunchResult result = launch(*module, kernel->name, grid_size, block_size, static_cast<uint32_t>(shared), arguments,
-                                 cooperative, runtime.memory, options_of_environment());
+    LaunchResult result =
+        launch(*module, kernel->name, grid_size, block_size, static_cast<uint32_t>(shared),
+               arguments, cooperative, runtime.memory, options_of_environment());
     runtime.log(*kernel, grid_size, block_size, shared, result);
     return kSuccess;
   } catch (const Fault& fault) {
-    error = fault.kind == ReportKind::OutOfBounds || fault.kind == ReportKind::UseAfterFree ? kIllegalAddress
-            : fault.kind == ReportKind::Misaligned                                          ? kMisalignedAddress
-                                                                                            : kLaunchFailure;
+    error = fault.kind == ReportKind::OutOfBounds || fault.kind == ReportKind::UseAfterFree
+                ? kIllegalAddress
+            : fault.kind == ReportKind::Misaligned ? kMisalignedAddress
+                                                   : kLaunchFailure;
     runtime.sticky_error = error;
     return runtime.fail(error, fault.what());
   } catch (const Error& failure) {
@@ -326,8 +354,10 @@ cudaError copy(void* to, const void* from, size_t bytes, int kind) {
   if (runtime.sticky_error != kSuccess) return runtime.sticky_error;
   if (bytes == 0) return kSuccess;
   bool from_device = kind == 2 || kind == 3, to_device = kind == 1 || kind == 3;
-  if ((from_device && !runtime.memory.valid(from, bytes)) || (to_device && !runtime.memory.valid(to, bytes))) {
-    return runtime.fail(kInvalidValue, "a copy to or from what is no device memory of " + std::to_string(bytes) + " B");
+  if ((from_device && !runtime.memory.valid(from, bytes)) ||
+      (to_device && !runtime.memory.valid(to, bytes))) {
+    return runtime.fail(kInvalidValue, "a copy to or from what is no device memory of " +
+                                           std::to_string(bytes) + " B");
   }
   std::memmove(to, from, bytes);
   runtime.memory.copy_written(to, from, bytes);
@@ -338,7 +368,8 @@ cudaError set(void* to, int value, size_t bytes) {
   Runtime& runtime = Runtime::get();
   if (runtime.sticky_error != kSuccess) return runtime.sticky_error;
   if (bytes == 0) return kSuccess;
-  if (!runtime.memory.valid(to, bytes)) return runtime.fail(kInvalidValue, "cudaMemset of what is no device memory");
+  if (!runtime.memory.valid(to, bytes))
+    return runtime.fail(kInvalidValue, "cudaMemset of what is no device memory");
   std::memset(to, value, bytes);
   runtime.memory.mark_written(to, bytes);
   return kSuccess;
@@ -357,7 +388,8 @@ cudaError allocate(void** memory, size_t bytes, Allocation::Kind kind, const cha
 cudaError release(void* memory) {
   Runtime& runtime = Runtime::get();
   if (memory == nullptr) return kSuccess;
-  if (!runtime.memory.release(memory)) return runtime.fail(kInvalidValue, "freeing what is not allocated");
+  if (!runtime.memory.release(memory))
+    return runtime.fail(kInvalidValue, "freeing what is not allocated");
   return kSuccess;
 }
 
@@ -375,29 +407,78 @@ struct Event {
 cudaError attribute(int* value, int which) {
   const Device& device = Runtime::get().device;
   switch (which) {
-    case 1: *value = 1024; break;                                // threads per block
-    case 2: case 3: *value = 1024; break;                        // block x, y
-    case 4: *value = 64; break;                                  // block z
-    case 5: *value = 2147483647; break;                          // grid x
-    case 6: case 7: *value = 65535; break;                       // grid y, z
-    case 8: *value = static_cast<int>(kDefaultSharedLimit); break;
-    case 9: *value = 64 << 10; break;                            // constant memory
-    case 10: *value = static_cast<int>(kLanes); break;
-    case 12: case 82: *value = 65536; break;                     // registers
-    case 13: *value = 1410000; break;                            // clock, kHz
-    case 16: *value = device.multiprocessors; break;
-    case 38: *value = 40 << 20; break;                           // L2
-    case 39: *value = device.threads_per_multiprocessor; break;
-    case 41: *value = 1; break;                                  // unified addresses
-    case 75: *value = device.architecture.number / 10; break;
-    case 76: *value = device.architecture.number % 10; break;
-    case 81: *value = device.shared_per_multiprocessor; break;
-    case 95: *value = 1; break;                                  // cooperative launch
-    case 97: *value = device.shared_per_block; break;
-    case 106: *value = device.blocks_per_multiprocessor; break;
-    case 111: *value = 1024; break;                              // shared memory of the system
-    case 115: *value = 1; break;                                 // memory pools
-    default: *value = 0; break;
+    case 1:
+      *value = 1024;
+      break;  // threads per block
+    case 2:
+    case 3:
+      *value = 1024;
+      break;  // block x, y
+    case 4:
+      *value = 64;
+      break;  // block z
+    case 5:
+      *value = 2147483647;
+      break;  // grid x
+    case 6:
+    case 7:
+      *value = 65535;
+      break;  // grid y, z
+    case 8:
+      *value = static_cast<int>(kDefaultSharedLimit);
+      break;
+    case 9:
+      *value = 64 << 10;
+      break;  // constant memory
+    case 10:
+      *value = static_cast<int>(kLanes);
+      break;
+    case 12:
+    case 82:
+      *value = 65536;
+      break;  // registers
+    case 13:
+      *value = 1410000;
+      break;  // clock, kHz
+    case 16:
+      *value = device.multiprocessors;
+      break;
+    case 38:
+      *value = 40 << 20;
+      break;  // L2
+    case 39:
+      *value = device.threads_per_multiprocessor;
+      break;
+    case 41:
+      *value = 1;
+      break;  // unified addresses
+    case 75:
+      *value = device.architecture.number / 10;
+      break;
+    case 76:
+      *value = device.architecture.number % 10;
+      break;
+    case 81:
+      *value = device.shared_per_multiprocessor;
+      break;
+    case 95:
+      *value = 1;
+      break;  // cooperative launch
+    case 97:
+      *value = device.shared_per_block;
+      break;
+    case 106:
+      *value = device.blocks_per_multiprocessor;
+      break;
+    case 111:
+      *value = 1024;
+      break;  // shared memory of the system
+    case 115:
+      *value = 1;
+      break;  // memory pools
+    default:
+      *value = 0;
+      break;
   }
   return kSuccess;
 }
@@ -406,14 +487,17 @@ cudaError attribute(int* value, int which) {
 
 extern "C" {
 
-// ---- what nvcc's host code calls by itself -------------------------------------------------------------
+// ---- what nvcc's host code calls by itself
+// -------------------------------------------------------------
 
 void** __cudaRegisterFatBinary(void* wrapper) {
-  return reinterpret_cast<void**>(Runtime::get().add(static_cast<FatBinaryWrapper*>(wrapper)->data));
+  return reinterpret_cast<void**>(
+      Runtime::get().add(static_cast<FatBinaryWrapper*>(wrapper)->data));
 }
 void __cudaRegisterFatBinaryEnd(void**) {}
 void __cudaUnregisterFatBinary(void**) {}
-void __cudaRegisterFunction(void** binary, const char* host, char*, const char* name, int, void*, void*, void*, void*, int*) {
+void __cudaRegisterFunction(void** binary, const char* host, char*, const char* name, int, void*,
+                            void*, void*, void*, int*) {
   Runtime::get().add_kernel(reinterpret_cast<Binary*>(binary), host, name);
 }
 void __cudaRegisterVar(void** binary, char* host, char*, const char* name, int, size_t, int, int) {
@@ -439,15 +523,19 @@ cudaError __cudaGetKernel(const void** kernel, const void* host) {
   return kSuccess;
 }
 
-// ---- launches ------------------------------------------------------------------------------------------
+// ---- launches
+// ------------------------------------------------------------------------------------------
 
-cudaError cudaLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** arguments, size_t shared, void*) {
+cudaError cudaLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** arguments,
+                           size_t shared, void*) {
   return launch_kernel(kernel, grid, block, arguments, shared, false);
 }
-cudaError __cudaLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** arguments, size_t shared, void*) {
+cudaError __cudaLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** arguments,
+                             size_t shared, void*) {
   return launch_kernel(kernel, grid, block, arguments, shared, false);
 }
-cudaError cudaLaunchCooperativeKernel(const void* kernel, dim3 grid, dim3 block, void** arguments, size_t shared, void*) {
+cudaError cudaLaunchCooperativeKernel(const void* kernel, dim3 grid, dim3 block, void** arguments,
+                                      size_t shared, void*) {
   return launch_kernel(kernel, grid, block, arguments, shared, true);
 }
 cudaError cudaLaunchKernelExC(const LaunchConfig* config, const void* kernel, void** arguments) {
@@ -455,11 +543,13 @@ cudaError cudaLaunchKernelExC(const LaunchConfig* config, const void* kernel, vo
   for (unsigned i = 0; i < config->attribute_count; i++) {
     const LaunchAttribute& given = config->attributes[i];
     if (given.id == kAttributeCooperative) cooperative = given.value.cooperative != 0;
-    if (given.id == kAttributeCluster && given.value.cluster.x * given.value.cluster.y * given.value.cluster.z > 1) {
+    if (given.id == kAttributeCluster &&
+        given.value.cluster.x * given.value.cluster.y * given.value.cluster.z > 1) {
       return Runtime::get().fail(kNotSupported, "clusters of more than one block are not emulated");
     }
   }
-  return launch_kernel(kernel, config->grid, config->block, arguments, config->dynamic_shared, cooperative);
+  return launch_kernel(kernel, config->grid, config->block, arguments, config->dynamic_shared,
+                       cooperative);
 }
 cudaError cudaLaunchHostFunc(void*, void (*function)(void*), void* data) {
   function(data);
@@ -468,10 +558,13 @@ cudaError cudaLaunchHostFunc(void*, void (*function)(void*), void* data) {
 cudaError cudaFuncSetAttribute(const void* host, int which, int value) {
   Runtime& runtime = Runtime::get();
   Kernel* kernel = runtime.kernel(host);
-  if (kernel == nullptr) return runtime.fail(kInvalidDeviceFunction, "cudaFuncSetAttribute of what is no kernel");
+  if (kernel == nullptr)
+    return runtime.fail(kInvalidDeviceFunction, "cudaFuncSetAttribute of what is no kernel");
   if (which != 8) return kSuccess;  // only the dynamic shared memory matters here
   if (value < 0 || value > runtime.device.shared_per_block) {
-    return runtime.fail(kInvalidValue, std::to_string(value) + " B of shared memory are more than a block of the device has");
+    return runtime.fail(
+        kInvalidValue,
+        std::to_string(value) + " B of shared memory are more than a block of the device has");
   }
   kernel->max_dynamic_shared = static_cast<uint64_t>(value);
   return kSuccess;
@@ -489,13 +582,17 @@ cudaError cudaFuncGetAttributes(FunctionAttributes* attributes, const void* host
   *attributes = {};
   attributes->shared_bytes = function.shared_bytes;
   attributes->local_bytes = function.local_bytes;
-  attributes->max_threads = function.max_threads != 0 ? static_cast<int>(function.max_threads) : 1024;
+  attributes->max_threads =
+      function.max_threads != 0 ? static_cast<int>(function.max_threads) : 1024;
   attributes->registers = 255;
   attributes->ptx_version = attributes->binary_version = runtime.device.architecture.number;
-  attributes->max_dynamic_shared = static_cast<int>(std::max<uint64_t>(kernel->max_dynamic_shared, kDefaultSharedLimit));
+  attributes->max_dynamic_shared =
+      static_cast<int>(std::max<uint64_t>(kernel->max_dynamic_shared, kDefaultSharedLimit));
   return kSuccess;
 }
-cudaError cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void* host, int threads, size_t shared, unsigned) {
+cudaError cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void* host,
+                                                                 int threads, size_t shared,
+                                                                 unsigned) {
   Runtime& runtime = Runtime::get();
   Kernel* kernel = runtime.kernel(host);
   if (kernel == nullptr || threads <= 0) return runtime.fail(kInvalidDeviceFunction, "");
@@ -505,17 +602,27 @@ cudaError cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, co
   *blocks = resident_blocks(*module, *kernel, static_cast<uint64_t>(threads), shared);
   return kSuccess;
 }
-cudaError cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* host, int threads, size_t shared) {
+cudaError cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* host, int threads,
+                                                        size_t shared) {
   return cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks, host, threads, shared, 0);
 }
 
-// ---- memory --------------------------------------------------------------------------------------------
+// ---- memory
+// --------------------------------------------------------------------------------------------
 
-cudaError cudaMalloc(void** memory, size_t bytes) { return allocate(memory, bytes, Allocation::Kind::Device, "cudaMalloc"); }
+cudaError cudaMalloc(void** memory, size_t bytes) {
+  return allocate(memory, bytes, Allocation::Kind::Device, "cudaMalloc");
+}
 cudaError cudaMallocAsync(void** memory, size_t bytes, void*) { return cudaMalloc(memory, bytes); }
-cudaError cudaMallocManaged(void** memory, size_t bytes, unsigned) { return allocate(memory, bytes, Allocation::Kind::Host, "cudaMallocManaged"); }
-cudaError cudaMallocHost(void** memory, size_t bytes) { return allocate(memory, bytes, Allocation::Kind::Host, "cudaMallocHost"); }
-cudaError cudaHostAlloc(void** memory, size_t bytes, unsigned) { return cudaMallocHost(memory, bytes); }
+cudaError cudaMallocManaged(void** memory, size_t bytes, unsigned) {
+  return allocate(memory, bytes, Allocation::Kind::Host, "cudaMallocManaged");
+}
+cudaError cudaMallocHost(void** memory, size_t bytes) {
+  return allocate(memory, bytes, Allocation::Kind::Host, "cudaMallocHost");
+}
+cudaError cudaHostAlloc(void** memory, size_t bytes, unsigned) {
+  return cudaMallocHost(memory, bytes);
+}
 cudaError cudaFree(void* memory) { return release(memory); }
 cudaError cudaFreeAsync(void* memory, void*) { return release(memory); }
 cudaError cudaFreeHost(void* memory) { return release(memory); }
@@ -531,20 +638,29 @@ cudaError cudaHostGetDevicePointer(void** device, void* host, unsigned) {
   *device = host;
   return kSuccess;
 }
-cudaError cudaMemcpy(void* to, const void* from, size_t bytes, int kind) { return copy(to, from, bytes, kind); }
-cudaError cudaMemcpyAsync(void* to, const void* from, size_t bytes, int kind, void*) { return copy(to, from, bytes, kind); }
-cudaError cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height, int kind, void*) {
+cudaError cudaMemcpy(void* to, const void* from, size_t bytes, int kind) {
+  return copy(to, from, bytes, kind);
+}
+cudaError cudaMemcpyAsync(void* to, const void* from, size_t bytes, int kind, void*) {
+  return copy(to, from, bytes, kind);
+}
+cudaError cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch,
+                            size_t width, size_t height, int kind, void*) {
   for (size_t row = 0; row < height; row++) {
-    cudaError error = copy(static_cast<char*>(to) + row * to_pitch, static_cast<const char*>(from) + row * from_pitch, width, kind);
+    cudaError error = copy(static_cast<char*>(to) + row * to_pitch,
+                           static_cast<const char*>(from) + row * from_pitch, width, kind);
     if (error != kSuccess) return error;
   }
   return kSuccess;
 }
-cudaError cudaMemcpy2D(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height, int kind) {
+cudaError cudaMemcpy2D(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
+                       size_t height, int kind) {
   return cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, width, height, kind, nullptr);
 }
 cudaError cudaMemset(void* to, int value, size_t bytes) { return set(to, value, bytes); }
-cudaError cudaMemsetAsync(void* to, int value, size_t bytes, void*) { return set(to, value, bytes); }
+cudaError cudaMemsetAsync(void* to, int value, size_t bytes, void*) {
+  return set(to, value, bytes);
+}
 cudaError cudaMemGetInfo(size_t* free, size_t* total) {
   *free = size_t{8} << 30;
   *total = size_t{8} << 30;
@@ -556,15 +672,18 @@ cudaError cudaGetSymbolAddress(void** address, const void* symbol) {
   *address = reinterpret_cast<void*>(variable->address);
   return kSuccess;
 }
-cudaError cudaMemcpyToSymbol(const void* symbol, const void* from, size_t bytes, size_t offset, int) {
+cudaError cudaMemcpyToSymbol(const void* symbol, const void* from, size_t bytes, size_t offset,
+                             int) {
   GlobalVariable* variable = Runtime::get().variable(symbol);
-  if (variable == nullptr || offset + bytes > variable->bytes) return Runtime::get().fail(kInvalidSymbol, "no such variable, or too small");
+  if (variable == nullptr || offset + bytes > variable->bytes)
+    return Runtime::get().fail(kInvalidSymbol, "no such variable, or too small");
   std::memcpy(reinterpret_cast<char*>(variable->address) + offset, from, bytes);
   return kSuccess;
 }
 cudaError cudaMemcpyFromSymbol(void* to, const void* symbol, size_t bytes, size_t offset, int) {
   GlobalVariable* variable = Runtime::get().variable(symbol);
-  if (variable == nullptr || offset + bytes > variable->bytes) return Runtime::get().fail(kInvalidSymbol, "no such variable, or too small");
+  if (variable == nullptr || offset + bytes > variable->bytes)
+    return Runtime::get().fail(kInvalidSymbol, "no such variable, or too small");
   std::memcpy(to, reinterpret_cast<char*>(variable->address) + offset, bytes);
   return kSuccess;
 }
@@ -578,13 +697,16 @@ cudaError cudaPointerGetAttributes(PointerAttributes* attributes, const void* po
   return kSuccess;
 }
 
-// ---- devices, streams, events --------------------------------------------------------------------------
+// ---- devices, streams, events
+// --------------------------------------------------------------------------
 
 cudaError cudaGetDevice(int* device) {
   *device = 0;
   return kSuccess;
 }
-cudaError cudaSetDevice(int device) { return device == 0 ? kSuccess : Runtime::get().fail(kInvalidDevice, ""); }
+cudaError cudaSetDevice(int device) {
+  return device == 0 ? kSuccess : Runtime::get().fail(kInvalidDevice, "");
+}
 cudaError cudaGetDeviceCount(int* count) {
   *count = 1;
   return kSuccess;
@@ -611,21 +733,36 @@ cudaError cudaGetLastError() {
 cudaError cudaPeekAtLastError() { return Runtime::get().last_error; }
 const char* cudaGetErrorName(cudaError error) {
   switch (error) {
-    case kSuccess: return "cudaSuccess";
-    case kInvalidValue: return "cudaErrorInvalidValue";
-    case kMemoryAllocation: return "cudaErrorMemoryAllocation";
-    case kInvalidConfiguration: return "cudaErrorInvalidConfiguration";
-    case kInvalidSymbol: return "cudaErrorInvalidSymbol";
-    case kInvalidDeviceFunction: return "cudaErrorInvalidDeviceFunction";
-    case kInvalidDevice: return "cudaErrorInvalidDevice";
-    case kNoKernelImage: return "cudaErrorNoKernelImageForDevice";
-    case kInvalidPtx: return "cudaErrorInvalidPtx";
-    case kIllegalAddress: return "cudaErrorIllegalAddress";
-    case kLaunchOutOfResources: return "cudaErrorLaunchOutOfResources";
-    case kMisalignedAddress: return "cudaErrorMisalignedAddress";
-    case kLaunchFailure: return "cudaErrorLaunchFailure";
-    case kCooperativeLaunchTooLarge: return "cudaErrorCooperativeLaunchTooLarge";
-    case kNotSupported: return "cudaErrorNotSupported";
+    case kSuccess:
+      return "cudaSuccess";
+    case kInvalidValue:
+      return "cudaErrorInvalidValue";
+    case kMemoryAllocation:
+      return "cudaErrorMemoryAllocation";
+    case kInvalidConfiguration:
+      return "cudaErrorInvalidConfiguration";
+    case kInvalidSymbol:
+      return "cudaErrorInvalidSymbol";
+    case kInvalidDeviceFunction:
+      return "cudaErrorInvalidDeviceFunction";
+    case kInvalidDevice:
+      return "cudaErrorInvalidDevice";
+    case kNoKernelImage:
+      return "cudaErrorNoKernelImageForDevice";
+    case kInvalidPtx:
+      return "cudaErrorInvalidPtx";
+    case kIllegalAddress:
+      return "cudaErrorIllegalAddress";
+    case kLaunchOutOfResources:
+      return "cudaErrorLaunchOutOfResources";
+    case kMisalignedAddress:
+      return "cudaErrorMisalignedAddress";
+    case kLaunchFailure:
+      return "cudaErrorLaunchFailure";
+    case kCooperativeLaunchTooLarge:
+      return "cudaErrorCooperativeLaunchTooLarge";
+    case kNotSupported:
+      return "cudaErrorNotSupported";
   }
   return "cudaErrorUnknown";
 }
@@ -635,7 +772,9 @@ cudaError cudaStreamCreateWithPriority(void** stream, unsigned, int) {
   *stream = std::malloc(1);
   return kSuccess;
 }
-cudaError cudaStreamCreateWithFlags(void** stream, unsigned flags) { return cudaStreamCreateWithPriority(stream, flags, 0); }
+cudaError cudaStreamCreateWithFlags(void** stream, unsigned flags) {
+  return cudaStreamCreateWithPriority(stream, flags, 0);
+}
 cudaError cudaStreamCreate(void** stream) { return cudaStreamCreateWithPriority(stream, 0, 0); }
 cudaError cudaStreamDestroy(void* stream) {
   std::free(stream);
@@ -665,7 +804,8 @@ cudaError cudaEventSynchronize(void*) { return Runtime::get().sticky_error; }
 cudaError cudaEventQuery(void*) { return Runtime::get().sticky_error; }
 /// Time of this machine, which says nothing about a device's.
 cudaError cudaEventElapsedTime(float* milliseconds, void* from, void* to) {
-  std::chrono::duration<float, std::milli> elapsed = static_cast<Event*>(to)->time - static_cast<Event*>(from)->time;
+  std::chrono::duration<float, std::milli> elapsed =
+      static_cast<Event*>(to)->time - static_cast<Event*>(from)->time;
   *milliseconds = elapsed.count();
   return kSuccess;
 }

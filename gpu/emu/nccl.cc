@@ -1,9 +1,9 @@
-// NCCL between processes of one machine, over shared memory. For programs on the emulated CUDA runtime:
-// device memory is host memory, and a call has done its work when it returns.
+// NCCL between processes of one machine, over shared memory. For programs on the emulated CUDA
+// runtime: device memory is host memory, and a call has done its work when it returns.
 //
-// Sums of f16 and bf16 are made in f32, in the order of ranks, and rounded once; NCCL rounds on the way, in
-// an order of its own. A rank that dies, or that does not come within HYBRIDSEEK_EMU_NCCL_TIMEOUT
-// milliseconds (30000), ends the others' calls with an error.
+// Sums of f16 and bf16 are made in f32, in the order of ranks, and rounded once; NCCL rounds on the
+// way, in an order of its own. A rank that dies, or that does not come within
+// HYBRIDSEEK_EMU_NCCL_TIMEOUT milliseconds (30000), ends the others' calls with an error.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -35,7 +35,19 @@ enum Result : int {
   kInvalidUsage = 5,
   kRemoteError = 6,
 };
-enum DataType : int { kInt8, kUint8, kInt32, kUint32, kInt64, kUint64, kFloat16, kFloat32, kFloat64, kBfloat16, kDataTypes };
+enum DataType : int {
+  kInt8,
+  kUint8,
+  kInt32,
+  kUint32,
+  kInt64,
+  kUint64,
+  kFloat16,
+  kFloat32,
+  kFloat64,
+  kBfloat16,
+  kDataTypes
+};
 enum Operation : int { kSum, kProduct, kMax, kMin, kAverage, kOperations };
 
 constexpr size_t kBytes[kDataTypes] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2};
@@ -45,11 +57,11 @@ constexpr size_t kMail = 64 << 10;   // the same between two ranks
 
 /// The head of the shared memory. Slots of all ranks follow, then a mailbox for every pair.
 struct Head {
-  std::atomic<int> ready;
   std::atomic<int> joined;
   std::atomic<int> failed;
   std::atomic<int> arrived;
   std::atomic<uint32_t> generation;
+  std::atomic<uint8_t> left[kMaxRanks];  ///< ranks that destroyed their communicator
 };
 struct Mail {
   std::atomic<uint32_t> full;
@@ -69,9 +81,10 @@ Result fail(Result result, const std::string& what) {
   return result;
 }
 
-/// Whether the process still holds the lock by which its rank lives: the kernel frees it with the process.
+/// Whether the process still holds the lock by which its rank lives: the kernel frees it with the
+/// process.
 bool holds_lock(int file, int rank, bool take) {
-  struct flock lock {};
+  struct flock lock{};
   lock.l_type = F_WRLCK;
   lock.l_whence = SEEK_SET;
   lock.l_start = rank;
@@ -85,7 +98,8 @@ void mark_written(const void* memory, size_t bytes) {
   using Mark = void (*)(const void*, size_t);
   static const Mark mark = [] {
     void* runtime = dlopen("libhybridseek_emu.so", RTLD_LAZY | RTLD_NOLOAD);
-    return runtime == nullptr ? nullptr : reinterpret_cast<Mark>(dlsym(runtime, "ptx_mark_written"));
+    return runtime == nullptr ? nullptr
+                              : reinterpret_cast<Mark>(dlsym(runtime, "ptx_mark_written"));
   }();
   if (mark != nullptr) mark(memory, bytes);
 }
@@ -97,7 +111,11 @@ class Communicator {
     if (text != nullptr && *text != 0) timeout_ = milliseconds(std::strtoll(text, nullptr, 10));
   }
   ~Communicator() {
-    if (memory_ != nullptr) munmap(memory_, bytes());
+    if (memory_ != nullptr) {
+      // Who has done its part may go while others are still at theirs.
+      head().left[rank] = 1;
+      munmap(memory_, bytes());
+    }
     if (file_ >= 0) close(file_);
   }
 
@@ -105,12 +123,14 @@ class Communicator {
 
   Result join(const std::string& name) {
     file_ = shm_open(name.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
-    if (file_ < 0 || ftruncate(file_, static_cast<off_t>(bytes())) != 0) return fail(kSystemError, "no shared memory " + name);
+    if (file_ < 0 || ftruncate(file_, static_cast<off_t>(bytes())) != 0)
+      return fail(kSystemError, "no shared memory " + name);
     void* memory = mmap(nullptr, bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, file_, 0);
     if (memory == MAP_FAILED) return fail(kSystemError, "shared memory can not be mapped");
     memory_ = static_cast<uint8_t*>(memory);
     // The lock's file is the shared memory itself; every rank locks the byte of its number.
-    if (!holds_lock(file_, rank, true)) return fail(kInvalidUsage, "rank " + std::to_string(rank) + " is there twice");
+    if (!holds_lock(file_, rank, true))
+      return fail(kInvalidUsage, "rank " + std::to_string(rank) + " is there twice");
     head().joined++;
     Result result = wait([&] { return head().joined.load() >= ranks; }, false);
     if (rank == 0) shm_unlink(name.c_str());
@@ -133,13 +153,19 @@ class Communicator {
     auto begin = steady_clock::now();
     auto checked = begin;
     for (unsigned turn = 0; !done(); turn++) {
-      if (head().failed.load() != 0) return fail(kRemoteError, "another rank failed");
+      // What is done is done, even if a rank fell since.
+      if (head().failed.load() != 0) {
+        return done() ? kSuccess : fail(kRemoteError, "another rank failed");
+      }
       if (turn > 1000) std::this_thread::sleep_for(std::chrono::microseconds(50));
       auto now = steady_clock::now();
       if (now - checked < milliseconds(20)) continue;
       checked = now;
       for (int other = 0; all_joined && other < ranks; other++) {
-        if (other == rank || holds_lock(file_, other, false) || done()) continue;
+        if (other == rank || head().left[other].load() != 0) continue;
+        if (holds_lock(file_, other, false)) continue;
+        if (head().left[other].load() != 0) continue;  // it left just now
+        if (done()) return kSuccess;
         head().failed = 1;
         return fail(kRemoteError, "rank " + std::to_string(other) + " is gone");
       }
@@ -171,7 +197,8 @@ class Communicator {
   milliseconds timeout_{30000};
 };
 
-// ---- reductions ----------------------------------------------------------------------------------------
+// ---- reductions
+// ----------------------------------------------------------------------------------------
 
 template <class To, class From>
 To bits(From from) {
@@ -204,15 +231,25 @@ void reduce(Communicator& c, size_t offset, void* to, size_t count, int operatio
   using Number = decltype(Format::decode(Stored{}));
   auto* result = static_cast<Stored*>(to);
   for (size_t i = 0; i < count; i++) {
-    auto value = [&](int rank) { return Format::decode(reinterpret_cast<const Stored*>(c.slot(rank) + offset)[i]); };
+    auto value = [&](int rank) {
+      return Format::decode(reinterpret_cast<const Stored*>(c.slot(rank) + offset)[i]);
+    };
     Number sum = value(0);
     for (int rank = 1; rank < c.ranks; rank++) {
       Number next = value(rank);
       switch (operation) {
-        case kProduct: sum = static_cast<Number>(sum * next); break;
-        case kMax: sum = std::max(sum, next); break;
-        case kMin: sum = std::min(sum, next); break;
-        default: sum = static_cast<Number>(sum + next); break;
+        case kProduct:
+          sum = static_cast<Number>(sum * next);
+          break;
+        case kMax:
+          sum = std::max(sum, next);
+          break;
+        case kMin:
+          sum = std::min(sum, next);
+          break;
+        default:
+          sum = static_cast<Number>(sum + next);
+          break;
       }
     }
     if (operation == kAverage) sum = static_cast<Number>(sum / static_cast<Number>(c.ranks));
@@ -222,21 +259,31 @@ void reduce(Communicator& c, size_t offset, void* to, size_t count, int operatio
 
 void reduce_slots(Communicator& c, size_t offset, void* to, size_t count, int type, int operation) {
   switch (type) {
-    case kInt8: return reduce<int8_t, Itself<int8_t>>(c, offset, to, count, operation);
-    case kUint8: return reduce<uint8_t, Itself<uint8_t>>(c, offset, to, count, operation);
-    case kInt32: return reduce<int32_t, Itself<int32_t>>(c, offset, to, count, operation);
-    case kUint32: return reduce<uint32_t, Itself<uint32_t>>(c, offset, to, count, operation);
-    case kInt64: return reduce<int64_t, Itself<int64_t>>(c, offset, to, count, operation);
-    case kUint64: return reduce<uint64_t, Itself<uint64_t>>(c, offset, to, count, operation);
-    case kFloat16: return reduce<uint16_t, Half>(c, offset, to, count, operation);
-    case kFloat32: return reduce<float, Itself<float>>(c, offset, to, count, operation);
-    case kFloat64: return reduce<double, Itself<double>>(c, offset, to, count, operation);
-    default: return reduce<uint16_t, Brain>(c, offset, to, count, operation);
+    case kInt8:
+      return reduce<int8_t, Itself<int8_t>>(c, offset, to, count, operation);
+    case kUint8:
+      return reduce<uint8_t, Itself<uint8_t>>(c, offset, to, count, operation);
+    case kInt32:
+      return reduce<int32_t, Itself<int32_t>>(c, offset, to, count, operation);
+    case kUint32:
+      return reduce<uint32_t, Itself<uint32_t>>(c, offset, to, count, operation);
+    case kInt64:
+      return reduce<int64_t, Itself<int64_t>>(c, offset, to, count, operation);
+    case kUint64:
+      return reduce<uint64_t, Itself<uint64_t>>(c, offset, to, count, operation);
+    case kFloat16:
+      return reduce<uint16_t, Half>(c, offset, to, count, operation);
+    case kFloat32:
+      return reduce<float, Itself<float>>(c, offset, to, count, operation);
+    case kFloat64:
+      return reduce<double, Itself<double>>(c, offset, to, count, operation);
+    default:
+      return reduce<uint16_t, Brain>(c, offset, to, count, operation);
   }
 }
 
-/// Exchanges `bytes` of every rank in parts: puts what put(offset, length) gives into the own slot, and lets
-/// take(offset, length) read everybody's.
+/// Exchanges `bytes` of every rank in parts: puts what put(offset, length) gives into the own slot,
+/// and lets take(offset, length) read everybody's.
 template <class Put, class Take>
 Result exchange(Communicator& c, size_t bytes, size_t part, Put put, Take take) {
   for (size_t at = 0; at < bytes; at += part) {
@@ -252,7 +299,8 @@ Result exchange(Communicator& c, size_t bytes, size_t part, Put put, Take take) 
 
 bool valid(Communicator* c, int type) { return c != nullptr && type >= 0 && type < kDataTypes; }
 
-// ---- point to point ------------------------------------------------------------------------------------
+// ---- point to point
+// ------------------------------------------------------------------------------------
 
 struct Transfer {
   Communicator* communicator;
@@ -285,8 +333,8 @@ bool advance(Transfer& t) {
   return true;
 }
 
-/// Runs transfers together, since ranks that send to each other wait for each other. Of several between
-/// the same two ranks one runs after the other.
+/// Runs transfers together, since ranks that send to each other wait for each other. Of several
+/// between the same two ranks one runs after the other.
 Result run(std::vector<Transfer> transfers) {
   while (!transfers.empty()) {
     Result result = transfers.front().communicator->wait([&] {
@@ -314,7 +362,8 @@ Result run(std::vector<Transfer> transfers) {
 }
 
 Result transfer(Communicator* c, bool sends, const void* memory, size_t count, int type, int peer) {
-  if (!valid(c, type) || peer < 0 || peer >= c->ranks) return fail(kInvalidArgument, "send or receive");
+  if (!valid(c, type) || peer < 0 || peer >= c->ranks)
+    return fail(kInvalidArgument, "send or receive");
   size_t bytes = count * kBytes[type];
   if (bytes == 0) return kSuccess;
   group.push_back({c, sends, static_cast<uint8_t*>(const_cast<void*>(memory)), bytes, peer});
@@ -341,7 +390,8 @@ Result ncclGetUniqueId(UniqueId* id) {
 }
 
 Result ncclCommInitRank(Communicator** communicator, int ranks, UniqueId id, int rank) {
-  if (ranks < 1 || ranks > kMaxRanks || rank < 0 || rank >= ranks) return fail(kInvalidArgument, "rank or number of ranks");
+  if (ranks < 1 || ranks > kMaxRanks || rank < 0 || rank >= ranks)
+    return fail(kInvalidArgument, "rank or number of ranks");
   auto* made = new Communicator(ranks, rank);
   Result result = made->join(std::string(id.bytes, strnlen(id.bytes, sizeof id.bytes)));
   if (result != kSuccess) {
@@ -381,46 +431,68 @@ Result ncclCommGetAsyncError(Communicator* c, int* error) {
 
 const char* ncclGetErrorString(int result) {
   switch (result) {
-    case kSuccess: return "no error";
-    case kSystemError: return "unhandled system error";
-    case kInvalidArgument: return "invalid argument";
-    case kInvalidUsage: return "invalid usage";
-    case kRemoteError: return "remote process exited or there was a network error";
-    default: return "unknown result code";
+    case kSuccess:
+      return "no error";
+    case kSystemError:
+      return "unhandled system error";
+    case kInvalidArgument:
+      return "invalid argument";
+    case kInvalidUsage:
+      return "invalid usage";
+    case kRemoteError:
+      return "remote process exited or there was a network error";
+    default:
+      return "unknown result code";
   }
 }
 const char* ncclGetLastError(Communicator*) { return last_error.c_str(); }
 
-Result ncclAllReduce(const void* from, void* to, size_t count, int type, int operation, Communicator* c, void*) {
-  if (!valid(c, type) || operation < 0 || operation >= kOperations) return fail(kInvalidArgument, "ncclAllReduce");
+Result ncclAllReduce(const void* from, void* to, size_t count, int type, int operation,
+                     Communicator* c, void*) {
+  if (!valid(c, type) || operation < 0 || operation >= kOperations)
+    return fail(kInvalidArgument, "ncclAllReduce");
   Result result = exchange(
       *c, count * kBytes[type], kSlot,
-      [&](size_t at, size_t length) { std::memcpy(c->slot(c->rank), static_cast<const char*>(from) + at, length); },
-      [&](size_t at, size_t length) { reduce_slots(*c, 0, static_cast<char*>(to) + at, length / kBytes[type], type, operation); });
+      [&](size_t at, size_t length) {
+        std::memcpy(c->slot(c->rank), static_cast<const char*>(from) + at, length);
+      },
+      [&](size_t at, size_t length) {
+        reduce_slots(*c, 0, static_cast<char*>(to) + at, length / kBytes[type], type, operation);
+      });
   if (result == kSuccess) mark_written(to, count * kBytes[type]);
   return result;
 }
 
-Result ncclReduce(const void* from, void* to, size_t count, int type, int operation, int root, Communicator* c, void*) {
-  if (!valid(c, type) || operation < 0 || operation >= kOperations || root < 0 || root >= c->ranks) return fail(kInvalidArgument, "ncclReduce");
+Result ncclReduce(const void* from, void* to, size_t count, int type, int operation, int root,
+                  Communicator* c, void*) {
+  if (!valid(c, type) || operation < 0 || operation >= kOperations || root < 0 || root >= c->ranks)
+    return fail(kInvalidArgument, "ncclReduce");
   Result result = exchange(
       *c, count * kBytes[type], kSlot,
-      [&](size_t at, size_t length) { std::memcpy(c->slot(c->rank), static_cast<const char*>(from) + at, length); },
       [&](size_t at, size_t length) {
-        if (c->rank == root) reduce_slots(*c, 0, static_cast<char*>(to) + at, length / kBytes[type], type, operation);
+        std::memcpy(c->slot(c->rank), static_cast<const char*>(from) + at, length);
+      },
+      [&](size_t at, size_t length) {
+        if (c->rank == root)
+          reduce_slots(*c, 0, static_cast<char*>(to) + at, length / kBytes[type], type, operation);
       });
   if (result == kSuccess && c->rank == root) mark_written(to, count * kBytes[type]);
   return result;
 }
 
-Result ncclBroadcast(const void* from, void* to, size_t count, int type, int root, Communicator* c, void*) {
-  if (!valid(c, type) || root < 0 || root >= c->ranks) return fail(kInvalidArgument, "ncclBroadcast");
+Result ncclBroadcast(const void* from, void* to, size_t count, int type, int root, Communicator* c,
+                     void*) {
+  if (!valid(c, type) || root < 0 || root >= c->ranks)
+    return fail(kInvalidArgument, "ncclBroadcast");
   Result result = exchange(
       *c, count * kBytes[type], kSlot,
       [&](size_t at, size_t length) {
-        if (c->rank == root) std::memcpy(c->slot(root), static_cast<const char*>(from) + at, length);
+        if (c->rank == root)
+          std::memcpy(c->slot(root), static_cast<const char*>(from) + at, length);
       },
-      [&](size_t at, size_t length) { std::memcpy(static_cast<char*>(to) + at, c->slot(root), length); });
+      [&](size_t at, size_t length) {
+        std::memcpy(static_cast<char*>(to) + at, c->slot(root), length);
+      });
   if (result == kSuccess) mark_written(to, count * kBytes[type]);
   return result;
 }
@@ -430,18 +502,23 @@ Result ncclAllGather(const void* from, void* to, size_t count, int type, Communi
   size_t bytes = count * kBytes[type];
   Result result = exchange(
       *c, bytes, kSlot,
-      [&](size_t at, size_t length) { std::memcpy(c->slot(c->rank), static_cast<const char*>(from) + at, length); },
+      [&](size_t at, size_t length) {
+        std::memcpy(c->slot(c->rank), static_cast<const char*>(from) + at, length);
+      },
       [&](size_t at, size_t length) {
         for (int rank = 0; rank < c->ranks; rank++) {
-          std::memcpy(static_cast<char*>(to) + static_cast<size_t>(rank) * bytes + at, c->slot(rank), length);
+          std::memcpy(static_cast<char*>(to) + static_cast<size_t>(rank) * bytes + at,
+                      c->slot(rank), length);
         }
       });
   if (result == kSuccess) mark_written(to, static_cast<size_t>(c->ranks) * bytes);
   return result;
 }
 
-Result ncclReduceScatter(const void* from, void* to, size_t count, int type, int operation, Communicator* c, void*) {
-  if (!valid(c, type) || operation < 0 || operation >= kOperations) return fail(kInvalidArgument, "ncclReduceScatter");
+Result ncclReduceScatter(const void* from, void* to, size_t count, int type, int operation,
+                         Communicator* c, void*) {
+  if (!valid(c, type) || operation < 0 || operation >= kOperations)
+    return fail(kInvalidArgument, "ncclReduceScatter");
   size_t bytes = count * kBytes[type];
   auto ranks = static_cast<size_t>(c->ranks);
   size_t part = kSlot / ranks / 8 * 8;  // a slot holds a part for every rank
@@ -449,11 +526,13 @@ Result ncclReduceScatter(const void* from, void* to, size_t count, int type, int
       *c, bytes, part,
       [&](size_t at, size_t length) {
         for (size_t rank = 0; rank < ranks; rank++) {
-          std::memcpy(c->slot(c->rank) + rank * part, static_cast<const char*>(from) + rank * bytes + at, length);
+          std::memcpy(c->slot(c->rank) + rank * part,
+                      static_cast<const char*>(from) + rank * bytes + at, length);
         }
       },
       [&](size_t at, size_t length) {
-        reduce_slots(*c, static_cast<size_t>(c->rank) * part, static_cast<char*>(to) + at, length / kBytes[type], type, operation);
+        reduce_slots(*c, static_cast<size_t>(c->rank) * part, static_cast<char*>(to) + at,
+                     length / kBytes[type], type, operation);
       });
   if (result == kSuccess) mark_written(to, bytes);
   return result;

@@ -1,9 +1,9 @@
 // The executor behind C, for other languages: load PTX text, launch its kernels on host memory.
 //
-// Functions that can fail give 0 or a pointer on success; ptx_error() has the text of the calling thread's
-// last failure, and ptx_error_kind() its kind. A kernel sees memory that was made known: by
-// ptx_allocate(), whose bytes count as unwritten until something writes them, or by ptx_add_memory(), whose
-// bytes count as written.
+// Functions that can fail give 0 or a pointer on success; ptx_error() has the text of the calling
+// thread's last failure, and ptx_error_kind() its kind. A kernel sees memory that was made known:
+// by ptx_allocate(), whose bytes count as unwritten until something writes them, or by
+// ptx_add_memory(), whose bytes count as written.
 #ifndef HYBRIDSEEK_PTX_H
 #define HYBRIDSEEK_PTX_H
 
@@ -54,9 +54,9 @@ typedef struct {
 ptx_module* ptx_load(const char* text);
 void ptx_unload(ptx_module* module);
 /// `arguments` has one pointer per kernel parameter; `options` and `counters` may be null.
-int ptx_launch(ptx_module* module, const char* kernel, const uint32_t grid[3], const uint32_t block[3],
-               uint32_t dynamic_shared, const void* const* arguments, int cooperative,
-               const ptx_options* options, ptx_counters* counters);
+int ptx_launch(ptx_module* module, const char* kernel, const uint32_t grid[3],
+               const uint32_t block[3], uint32_t dynamic_shared, const void* const* arguments,
+               int cooperative, const ptx_options* options, ptx_counters* counters);
 
 void* ptx_allocate(size_t bytes);
 int ptx_free(void* memory);

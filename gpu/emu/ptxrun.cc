@@ -18,7 +18,8 @@ using namespace emu;
 constexpr const char* kUsage =
     "usage: ptxrun FILE.ptx [options] [argument ...]\n"
     "\n"
-    "Runs a kernel and checks its memory accesses, barriers and races. Without --kernel it lists the\n"
+    "Runs a kernel and checks its memory accesses, barriers and races. Without --kernel it lists "
+    "the\n"
     "file's kernels and says which of them can not be run, and why.\n"
     "\n"
     "  --kernel NAME          the kernel\n"
@@ -29,7 +30,8 @@ constexpr const char* kUsage =
     "  --limit N              warp instructions before the kernel counts as hanging (4000000000)\n"
     "  --seed N               run warps in another, repeatable order\n"
     "  --threads N            threads of the host, for kernels without global atomics (1)\n"
-    "  --tolerate KIND        write down reports of this kind and go on (\"race\", \"uninitialised read\", ...)\n"
+    "  --tolerate KIND        write down reports of this kind and go on (\"race\", \"uninitialised "
+    "read\", ...)\n"
     "\n"
     "arguments, one per parameter of the kernel:\n"
     "  u32:7 s32:-7 u64:7 s64:-7 f32:0.5 f64:0.5   a number\n"
@@ -104,7 +106,8 @@ class Arguments {
   void save() const {
     for (const Output& output : outputs_) {
       std::ofstream out(output.path, std::ios::binary);
-      out.write(static_cast<const char*>(output.memory), static_cast<std::streamsize>(output.bytes));
+      out.write(static_cast<const char*>(output.memory),
+                static_cast<std::streamsize>(output.bytes));
       if (!out) stop("can not write " + output.path);
     }
   }
@@ -131,9 +134,10 @@ ReportKind kind_named(const std::string& name) {
 
 void list_kernels(const Module& module) {
   for (const auto& [name, function] : module.functions) {
-    std::printf("%s: %zu instructions, %zu parameters, %u B static shared memory%s%s\n", name.c_str(),
-                function->code.size(), function->parameters.size(), function->shared_bytes,
-                function->unsupported.empty() ? "" : "\n  ", function->unsupported.c_str());
+    std::printf("%s: %zu instructions, %zu parameters, %u B static shared memory%s%s\n",
+                name.c_str(), function->code.size(), function->parameters.size(),
+                function->shared_bytes, function->unsupported.empty() ? "" : "\n  ",
+                function->unsupported.c_str());
   }
 }
 
@@ -146,7 +150,8 @@ int run(int argc, char** argv) {
   std::unique_ptr<Module> module = parse(std::string(text.begin(), text.end()));
   DeviceMemory memory;
   for (const auto& [name, variable] : module->globals) {
-    auto kind = variable->space == Space::Const ? Allocation::Kind::Constant : Allocation::Kind::Module;
+    auto kind =
+        variable->space == Space::Const ? Allocation::Kind::Constant : Allocation::Kind::Module;
     memory.add(reinterpret_cast<void*>(variable->address), variable->bytes, kind, name);
   }
   Arguments arguments(memory);
@@ -194,9 +199,11 @@ int run(int argc, char** argv) {
   std::vector<const void*> values = arguments.pointers();
   size_t parameters = module->kernel(kernel).parameters.size();
   if (values.size() != parameters) {
-    stop("kernel " + kernel + " has " + std::to_string(parameters) + " parameters, not " + std::to_string(values.size()));
+    stop("kernel " + kernel + " has " + std::to_string(parameters) + " parameters, not " +
+         std::to_string(values.size()));
   }
-  LaunchResult result = launch(*module, kernel, grid, block, shared, values.data(), cooperative, memory, options);
+  LaunchResult result =
+      launch(*module, kernel, grid, block, shared, values.data(), cooperative, memory, options);
   arguments.save();
   for (const Report& report : result.reports) {
     std::fprintf(stderr, "%s at PTX line %u, %llu times: %s\n", name_of(report.kind), report.line,
@@ -204,11 +211,15 @@ int run(int argc, char** argv) {
   }
   const Counters& c = result.counters;
   std::printf(
-      "warp instructions %llu\ntensor instructions %llu\nmultiply-adds %llu\nglobal bytes read %llu\n"
+      "warp instructions %llu\ntensor instructions %llu\nmultiply-adds %llu\nglobal bytes read "
+      "%llu\n"
       "global bytes written %llu\nshared bytes read %llu\nshared bytes written %llu\n",
-      static_cast<unsigned long long>(c.warp_instructions), static_cast<unsigned long long>(c.tensor_instructions),
-      static_cast<unsigned long long>(c.multiply_adds), static_cast<unsigned long long>(c.global_bytes_read),
-      static_cast<unsigned long long>(c.global_bytes_written), static_cast<unsigned long long>(c.shared_bytes_read),
+      static_cast<unsigned long long>(c.warp_instructions),
+      static_cast<unsigned long long>(c.tensor_instructions),
+      static_cast<unsigned long long>(c.multiply_adds),
+      static_cast<unsigned long long>(c.global_bytes_read),
+      static_cast<unsigned long long>(c.global_bytes_written),
+      static_cast<unsigned long long>(c.shared_bytes_read),
       static_cast<unsigned long long>(c.shared_bytes_written));
   return 0;
 }

@@ -7,19 +7,26 @@
 namespace emu {
 namespace {
 
-// ---- integers ------------------------------------------------------------------------------------------
+// ---- integers
+// ------------------------------------------------------------------------------------------
 
 struct Add {
   template <class T>
-  static T apply(T a, T b, const Instruction&) { return static_cast<T>(uint64_t(a) + uint64_t(b)); }
+  static T apply(T a, T b, const Instruction&) {
+    return static_cast<T>(uint64_t(a) + uint64_t(b));
+  }
 };
 struct Subtract {
   template <class T>
-  static T apply(T a, T b, const Instruction&) { return static_cast<T>(uint64_t(a) - uint64_t(b)); }
+  static T apply(T a, T b, const Instruction&) {
+    return static_cast<T>(uint64_t(a) - uint64_t(b));
+  }
 };
 struct MultiplyLow {
   template <class T>
-  static T apply(T a, T b, const Instruction&) { return static_cast<T>(uint64_t(a) * uint64_t(b)); }
+  static T apply(T a, T b, const Instruction&) {
+    return static_cast<T>(uint64_t(a) * uint64_t(b));
+  }
 };
 struct MultiplyHigh {
   template <class T>
@@ -47,7 +54,8 @@ struct Divide {
   template <class T>
   static T apply(T a, T b, const Instruction&) {
     if (b == 0) return static_cast<T>(~uint64_t{0});
-    if (b == static_cast<T>(-1)) return std::is_signed<T>::value ? static_cast<T>(0 - uint64_t(a)) : static_cast<T>(a / b);
+    if (b == static_cast<T>(-1))
+      return std::is_signed<T>::value ? static_cast<T>(0 - uint64_t(a)) : static_cast<T>(a / b);
     return static_cast<T>(a / b);
   }
 };
@@ -75,16 +83,21 @@ struct Maximum {
 };
 struct Negate {
   template <class T>
-  static T apply(T a, const Instruction&) { return static_cast<T>(0 - uint64_t(a)); }
+  static T apply(T a, const Instruction&) {
+    return static_cast<T>(0 - uint64_t(a));
+  }
 };
 struct Absolute {
   template <class T>
-  static T apply(T a, const Instruction&) { return a < T(0) ? static_cast<T>(0 - uint64_t(a)) : a; }
+  static T apply(T a, const Instruction&) {
+    return a < T(0) ? static_cast<T>(0 - uint64_t(a)) : a;
+  }
 };
 struct SumOfDifferences {
   template <class T>
   static T apply(T a, T b, T c, const Instruction&) {
-    return static_cast<T>(uint64_t(c) + (a < b ? uint64_t(b) - uint64_t(a) : uint64_t(a) - uint64_t(b)));
+    return static_cast<T>(uint64_t(c) +
+                          (a < b ? uint64_t(b) - uint64_t(a) : uint64_t(a) - uint64_t(b)));
   }
 };
 /// 24-bit operands, which are taken from the low bits.
@@ -112,10 +125,14 @@ T clamped(int64_t value) {
   return static_cast<T>(value > INT32_MAX ? INT32_MAX : value < INT32_MIN ? INT32_MIN : value);
 }
 struct AddSaturated {
-  static int32_t apply(int32_t a, int32_t b, const Instruction&) { return clamped<int32_t>(int64_t{a} + b); }
+  static int32_t apply(int32_t a, int32_t b, const Instruction&) {
+    return clamped<int32_t>(int64_t{a} + b);
+  }
 };
 struct SubtractSaturated {
-  static int32_t apply(int32_t a, int32_t b, const Instruction&) { return clamped<int32_t>(int64_t{a} - b); }
+  static int32_t apply(int32_t a, int32_t b, const Instruction&) {
+    return clamped<int32_t>(int64_t{a} - b);
+  }
 };
 
 /// Two 16-bit integers in one register.
@@ -147,11 +164,16 @@ void multiply_wide(Context& c, const Instruction& i) {
 template <bool Adds>
 Handler wide_handler(Type type) {
   switch (type) {
-    case Type::U16: return multiply_wide<uint16_t, uint32_t, Adds>;
-    case Type::S16: return multiply_wide<int16_t, int32_t, Adds>;
-    case Type::U32: return multiply_wide<uint32_t, uint64_t, Adds>;
-    case Type::S32: return multiply_wide<int32_t, int64_t, Adds>;
-    default: return nullptr;
+    case Type::U16:
+      return multiply_wide<uint16_t, uint32_t, Adds>;
+    case Type::S16:
+      return multiply_wide<int16_t, int32_t, Adds>;
+    case Type::U32:
+      return multiply_wide<uint32_t, uint64_t, Adds>;
+    case Type::S32:
+      return multiply_wide<int32_t, int64_t, Adds>;
+    default:
+      return nullptr;
   }
 }
 
@@ -175,7 +197,8 @@ void with_carry(Context& c, const Instruction& i) {
       y = get<T>(e[l]);
     }
     Wide carry = (i.mode & kReadsCarry) != 0 && (flags >> l & 1) != 0 ? 1 : 0;
-    Wide sum = i.mode & kSubtracts ? static_cast<Wide>(x) - y - carry : static_cast<Wide>(x) + y + carry;
+    Wide sum =
+        i.mode & kSubtracts ? static_cast<Wide>(x) - y - carry : static_cast<Wide>(x) + y + carry;
     d[l] = put<T>(static_cast<T>(sum));
     if (i.mode & kWritesCarry) {
       bool out = (sum >> (8 * sizeof(T)) & 1) != 0;
@@ -184,7 +207,8 @@ void with_carry(Context& c, const Instruction& i) {
   });
 }
 
-// ---- floats --------------------------------------------------------------------------------------------
+// ---- floats
+// --------------------------------------------------------------------------------------------
 
 struct RoundingGuard {
   explicit RoundingGuard(Rounding rounding) : changed(rounding != Rounding::NearestEven) {
@@ -201,79 +225,120 @@ struct RoundingGuard {
 
 struct FloatAdd {
   template <class T>
-  static T apply(T a, T b, const Instruction&) { return a + b; }
+  static T apply(T a, T b, const Instruction&) {
+    return a + b;
+  }
 };
 struct FloatSubtract {
   template <class T>
-  static T apply(T a, T b, const Instruction&) { return a - b; }
+  static T apply(T a, T b, const Instruction&) {
+    return a - b;
+  }
 };
 struct FloatMultiply {
   template <class T>
-  static T apply(T a, T b, const Instruction&) { return a * b; }
+  static T apply(T a, T b, const Instruction&) {
+    return a * b;
+  }
 };
 struct FloatDivide {
   template <class T>
-  static T apply(T a, T b, const Instruction&) { return a / b; }
+  static T apply(T a, T b, const Instruction&) {
+    return a / b;
+  }
 };
 struct FloatMinimum {
   template <class T>
-  static T apply(T a, T b, const Instruction& i) { return lesser(a, b, i.propagate_nan); }
+  static T apply(T a, T b, const Instruction& i) {
+    return lesser(a, b, i.propagate_nan);
+  }
 };
 struct FloatMaximum {
   template <class T>
-  static T apply(T a, T b, const Instruction& i) { return greater(a, b, i.propagate_nan); }
+  static T apply(T a, T b, const Instruction& i) {
+    return greater(a, b, i.propagate_nan);
+  }
 };
 struct FloatMultiplyAdd {
   template <class T>
-  static T apply(T a, T b, T c, const Instruction&) { return std::fma(a, b, c); }
+  static T apply(T a, T b, T c, const Instruction&) {
+    return std::fma(a, b, c);
+  }
 };
 struct Reciprocal {
   template <class T>
-  static T apply(T a, const Instruction&) { return T(1) / a; }
+  static T apply(T a, const Instruction&) {
+    return T(1) / a;
+  }
 };
 struct SquareRoot {
   template <class T>
-  static T apply(T a, const Instruction&) { return std::sqrt(a); }
+  static T apply(T a, const Instruction&) {
+    return std::sqrt(a);
+  }
 };
 struct ReciprocalSquareRoot {
   template <class T>
-  static T apply(T a, const Instruction&) { return static_cast<T>(1.0 / std::sqrt(static_cast<double>(a))); }
+  static T apply(T a, const Instruction&) {
+    return static_cast<T>(1.0 / std::sqrt(static_cast<double>(a)));
+  }
 };
 struct Exponential {
-  static float apply(float a, const Instruction&) { return static_cast<float>(std::exp2(static_cast<double>(a))); }
+  static float apply(float a, const Instruction&) {
+    return static_cast<float>(std::exp2(static_cast<double>(a)));
+  }
 };
 struct Logarithm {
-  static float apply(float a, const Instruction&) { return static_cast<float>(std::log2(static_cast<double>(a))); }
+  static float apply(float a, const Instruction&) {
+    return static_cast<float>(std::log2(static_cast<double>(a)));
+  }
 };
 struct Sine {
-  static float apply(float a, const Instruction&) { return static_cast<float>(std::sin(static_cast<double>(a))); }
+  static float apply(float a, const Instruction&) {
+    return static_cast<float>(std::sin(static_cast<double>(a)));
+  }
 };
 struct Cosine {
-  static float apply(float a, const Instruction&) { return static_cast<float>(std::cos(static_cast<double>(a))); }
+  static float apply(float a, const Instruction&) {
+    return static_cast<float>(std::cos(static_cast<double>(a)));
+  }
 };
 struct Tangent {
-  static float apply(float a, const Instruction&) { return static_cast<float>(std::tanh(static_cast<double>(a))); }
+  static float apply(float a, const Instruction&) {
+    return static_cast<float>(std::tanh(static_cast<double>(a)));
+  }
 };
 struct FloatNegate {
   template <class T>
-  static T apply(T a, const Instruction&) { return -a; }
+  static T apply(T a, const Instruction&) {
+    return -a;
+  }
 };
 struct FloatAbsolute {
   template <class T>
-  static T apply(T a, const Instruction&) { return std::fabs(a); }
+  static T apply(T a, const Instruction&) {
+    return std::fabs(a);
+  }
 };
 struct CopySign {
   // The sign is that of the first operand.
   template <class T>
-  static T apply(T a, T b, const Instruction&) { return std::copysign(b, a); }
+  static T apply(T a, T b, const Instruction&) {
+    return std::copysign(b, a);
+  }
 };
 
-/// f32 without rounding mode, .ftz or .sat: the common case, for which the compiler makes vector code.
+/// f32 without rounding mode, .ftz or .sat: the common case, for which the compiler makes vector
+/// code.
 template <class Op>
 struct Plain {
   static float apply(float a, const Instruction& i) { return canonical(Op::apply(a, i)); }
-  static float apply(float a, float b, const Instruction& i) { return canonical(Op::apply(a, b, i)); }
-  static float apply(float a, float b, float c, const Instruction& i) { return canonical(Op::apply(a, b, c, i)); }
+  static float apply(float a, float b, const Instruction& i) {
+    return canonical(Op::apply(a, b, i));
+  }
+  static float apply(float a, float b, float c, const Instruction& i) {
+    return canonical(Op::apply(a, b, c, i));
+  }
 };
 
 /// f32 with them.
@@ -334,7 +399,8 @@ Handler float_ternary(const Instruction& i) {
   return is_plain(i) ? ternary<float, Plain<Op>> : ternary<float, Modified<Op>>;
 }
 
-// ---- decoding ------------------------------------------------------------------------------------------
+// ---- decoding
+// ------------------------------------------------------------------------------------------
 
 bool is_f32_or_f64(Type type) { return type == Type::F32 || type == Type::F64; }
 
@@ -363,7 +429,9 @@ void decode_carry(Statement& s, Instruction& i, uint8_t mode) {
   if (s.take("cc")) mode |= kWritesCarry;
   i.mode = mode;
   i.type = s.type();
-  i.handler = bytes_of(i.type) == 4 ? with_carry<uint32_t> : bytes_of(i.type) == 8 ? with_carry<uint64_t> : nullptr;
+  i.handler = bytes_of(i.type) == 4   ? with_carry<uint32_t>
+              : bytes_of(i.type) == 8 ? with_carry<uint64_t>
+                                      : nullptr;
   two_operands(s, i);
   require(s, i);
 }
@@ -420,7 +488,8 @@ void decode_mad(Statement& s, Instruction& i) {
   float_modifiers(s, i);
   i.type = s.type();
   if (reads_carry || writes_carry) {
-    i.mode = static_cast<uint8_t>(kMultiplies | (reads_carry ? kReadsCarry : 0) | (writes_carry ? kWritesCarry : 0));
+    i.mode = static_cast<uint8_t>(kMultiplies | (reads_carry ? kReadsCarry : 0) |
+                                  (writes_carry ? kWritesCarry : 0));
     i.high = width == 1;
     bool fits = width != 2 && !(is_signed(i.type) && i.high);
     i.handler = !fits                   ? nullptr
@@ -435,7 +504,8 @@ void decode_mad(Statement& s, Instruction& i) {
     i.handler = float_ternary<FloatMultiplyAdd>(i);
   } else if (is24) {
     i.high = width == 1;
-    i.handler = i.type == Type::S32 ? &ternary<int32_t, MultiplyAdd24> : &ternary<uint32_t, MultiplyAdd24>;
+    i.handler =
+        i.type == Type::S32 ? &ternary<int32_t, MultiplyAdd24> : &ternary<uint32_t, MultiplyAdd24>;
   } else if (width == 2) {
     i.handler = wide_handler<true>(i.type);
   } else if (width == 1) {
@@ -452,7 +522,8 @@ void decode_div(Statement& s, Instruction& i) {
   s.take_one({"approx", "full"});
   float_modifiers(s, i);
   i.type = s.type();
-  i.handler = is_f32_or_f64(i.type) ? float_binary<FloatDivide>(i) : EMU_FOR_INTEGER(i.type, binary, Divide);
+  i.handler = is_f32_or_f64(i.type) ? float_binary<FloatDivide>(i)
+                                    : EMU_FOR_INTEGER(i.type, binary, Divide);
   two_operands(s, i);
   require(s, i);
 }
@@ -479,7 +550,8 @@ void decode_extreme(Statement& s, Instruction& i) {
   i.type = s.type();
   if (decode_half_binary(s, i)) return;
   if (is_float(i.type) && i.relu) s.unsupported("modifier .relu");
-  i.handler = is_f32_or_f64(i.type) ? float_binary<Float>(i) : EMU_FOR_INTEGER(i.type, binary, Integer);
+  i.handler =
+      is_f32_or_f64(i.type) ? float_binary<Float>(i) : EMU_FOR_INTEGER(i.type, binary, Integer);
   two_operands(s, i);
   require(s, i);
 }
@@ -492,7 +564,8 @@ void decode_sign(Statement& s, Instruction& i) {
   if (i.type == Type::F32 && !i.flush) {
     i.handler = unary<float, Float>;  // a NaN keeps its bits but for the sign
   } else {
-    i.handler = is_f32_or_f64(i.type) ? float_unary<Float>(i) : EMU_FOR_INTEGER(i.type, unary, Integer);
+    i.handler =
+        is_f32_or_f64(i.type) ? float_unary<Float>(i) : EMU_FOR_INTEGER(i.type, unary, Integer);
   }
   i.target = s.target();
   i.a = s.source(i.type);
@@ -538,7 +611,8 @@ void decode_sad(Statement& s, Instruction& i) {
   require(s, i);
 }
 
-// ---- comparisons and selections ------------------------------------------------------------------------
+// ---- comparisons and selections
+// ------------------------------------------------------------------------
 
 enum Combination : uint8_t { kAlone, kAnd, kOr, kXor };
 
@@ -563,10 +637,14 @@ uint32_t comparison_mask(Context& c, const Instruction& i) {
 
 uint32_t combined(Context& c, const Instruction& i, uint32_t mask) {
   switch (i.mode) {
-    case kAnd: return mask & c.source_predicate(i);
-    case kOr: return mask | c.source_predicate(i);
-    case kXor: return mask ^ c.source_predicate(i);
-    default: return mask;
+    case kAnd:
+      return mask & c.source_predicate(i);
+    case kOr:
+      return mask | c.source_predicate(i);
+    case kXor:
+      return mask ^ c.source_predicate(i);
+    default:
+      return mask;
   }
 }
 
@@ -618,21 +696,21 @@ void set_predicates_half2(Context& c, const Instruction& i) {
   c.set_predicate(i.target_predicate2, high);
 }
 
-#define EMU_FOR_COMPARABLE(type, shape)                                            \
-  ((type) == Type::S16                          ? &shape<int16_t>                  \
-   : (type) == Type::U16 || (type) == Type::B16 ? &shape<uint16_t>                 \
-   : (type) == Type::S32                        ? &shape<int32_t>                  \
-   : (type) == Type::U32 || (type) == Type::B32 ? &shape<uint32_t>                 \
-   : (type) == Type::S64                        ? &shape<int64_t>                  \
-   : (type) == Type::U64 || (type) == Type::B64 ? &shape<uint64_t>                 \
-   : (type) == Type::F32                        ? &shape<float>                    \
-   : (type) == Type::F64                        ? &shape<double>                   \
+#define EMU_FOR_COMPARABLE(type, shape)                            \
+  ((type) == Type::S16                          ? &shape<int16_t>  \
+   : (type) == Type::U16 || (type) == Type::B16 ? &shape<uint16_t> \
+   : (type) == Type::S32                        ? &shape<int32_t>  \
+   : (type) == Type::U32 || (type) == Type::B32 ? &shape<uint32_t> \
+   : (type) == Type::S64                        ? &shape<int64_t>  \
+   : (type) == Type::U64 || (type) == Type::B64 ? &shape<uint64_t> \
+   : (type) == Type::F32                        ? &shape<float>    \
+   : (type) == Type::F64                        ? &shape<double>   \
                                                 : nullptr)
 
 void decode_comparison(Statement& s, Instruction& i) {
   // The order is that of Comparison; lo, ls, hi and hs are unsigned names of lt, le, gt and ge.
-  int which = s.take_one({"eq", "ne", "lt", "le", "gt", "ge", "equ", "neu", "ltu", "leu", "gtu", "geu",
-                          "num", "nan", "lo", "ls", "hi", "hs"});
+  int which = s.take_one({"eq", "ne", "lt", "le", "gt", "ge", "equ", "neu", "ltu", "leu", "gtu",
+                          "geu", "num", "nan", "lo", "ls", "hi", "hs"});
   if (which < 0) s.unsupported("comparison");
   i.comparison = static_cast<Comparison>(which < 14 ? which : which - 12);
   i.mode = static_cast<uint8_t>(s.take_one({"and", "or", "xor"}) + 1);
@@ -661,7 +739,8 @@ void decode_setp(Statement& s, Instruction& i) {
 void decode_set(Statement& s, Instruction& i) {
   decode_comparison(s, i);
   i.source_type = s.type();
-  if (i.source_type != Type::U32 && i.source_type != Type::S32 && i.source_type != Type::F32) s.unsupported("type");
+  if (i.source_type != Type::U32 && i.source_type != Type::S32 && i.source_type != Type::F32)
+    s.unsupported("type");
   i.type = s.type();
   i.handler = EMU_FOR_COMPARABLE(i.type, set_value);
   i.target = s.target();

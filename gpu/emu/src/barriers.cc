@@ -7,7 +7,8 @@
 namespace emu {
 namespace {
 
-// ---- barriers of the block -----------------------------------------------------------------------------
+// ---- barriers of the block
+// -----------------------------------------------------------------------------
 
 enum BarrierMode : uint8_t { kPlain, kCount, kAndAll, kOrAny };  // as release_barriers() reads them
 
@@ -17,12 +18,14 @@ void block_barrier(Context& c, const Instruction& i) {
   uint64_t id = c.slot(i.a)[lane];
   auto threads = i.b == kNoSlot ? 0 : static_cast<uint32_t>(c.slot(i.b)[lane]);
   if (id >= kBarriers || threads % kLanes != 0) {
-    c.fault(ReportKind::Unsupported, "barrier " + std::to_string(id) + " for " + std::to_string(threads) + " threads");
+    c.fault(ReportKind::Unsupported,
+            "barrier " + std::to_string(id) + " for " + std::to_string(threads) + " threads");
   }
   Barrier& barrier = c.block.barriers[id];
   if (barrier.arrived != 0 && barrier.needed != threads) {
-    c.fault(ReportKind::Deadlock, "barrier " + std::to_string(id) + " is used for " + std::to_string(barrier.needed) +
-                                      " and for " + std::to_string(threads) + " threads at once");
+    c.fault(ReportKind::Deadlock, "barrier " + std::to_string(id) + " is used for " +
+                                      std::to_string(barrier.needed) + " and for " +
+                                      std::to_string(threads) + " threads at once");
   }
   c.arrive(barrier, threads);
   if (i.mode != kPlain) {
@@ -39,7 +42,8 @@ void block_barrier(Context& c, const Instruction& i) {
 void warp_barrier(Context& c, const Instruction& i) {
   auto mask = static_cast<uint32_t>(c.slot(i.a)[__builtin_ctz(c.active)]);
   if ((c.active & ~mask) != 0) {
-    c.report(ReportKind::MemberMask, "lanes execute the instruction that its member mask does not name");
+    c.report(ReportKind::MemberMask,
+             "lanes execute the instruction that its member mask does not name");
   }
   uint32_t here = c.active;
   for (const Path& path : c.warp.paths) {
@@ -100,15 +104,18 @@ void decode_barrier(Statement& s, Instruction& i) {
   if (i.high && i.b == kNoSlot) s.unsupported("bar.arrive without a number of threads");
 }
 
-// ---- mbarriers -----------------------------------------------------------------------------------------
+// ---- mbarriers
+// -----------------------------------------------------------------------------------------
 
-/// The mbarrier of a lane's address. Its eight bytes in memory are opaque; the state is the block's.
+/// The mbarrier of a lane's address. Its eight bytes in memory are opaque; the state is the
+/// block's.
 MBarrier& mbarrier_at(Context& c, const Instruction& i, unsigned lane) {
   auto address = static_cast<uint32_t>(c.slot(i.a)[lane] + static_cast<uint64_t>(i.offset));
   c.access(Space::Shared, address, 8, lane, Access::Read);
   auto it = c.block.mbarriers.find(address);
   if (it == c.block.mbarriers.end()) {
-    c.fault(ReportKind::Uninitialized, "an mbarrier that was not initialised", static_cast<int>(lane));
+    c.fault(ReportKind::Uninitialized, "an mbarrier that was not initialised",
+            static_cast<int>(lane));
   }
   return it->second;
 }
@@ -123,7 +130,8 @@ void complete_phase(MBarrier& barrier) {
 
 void arrive_at(Context& c, MBarrier& barrier, uint32_t count, unsigned lane) {
   if (count > barrier.pending) {
-    c.fault(ReportKind::Deadlock, "more arrivals at an mbarrier than its phase expects", static_cast<int>(lane));
+    c.fault(ReportKind::Deadlock, "more arrivals at an mbarrier than its phase expects",
+            static_cast<int>(lane));
   }
   join(barrier.arriving, c.warp.clock);
   barrier.pending -= count;
@@ -136,7 +144,8 @@ void initialize(Context& c, const Instruction& i) {
     auto count = static_cast<uint32_t>(c.slot(i.b)[l]);
     uint8_t* memory = c.access(Space::Shared, address, 8, l, Access::Write);
     std::memset(memory, 0xbb, 8);
-    if (count == 0 || count > (1u << 20) - 1) c.fault(ReportKind::Unsupported, "an mbarrier for " + std::to_string(count) + " arrivals");
+    if (count == 0 || count > (1u << 20) - 1)
+      c.fault(ReportKind::Unsupported, "an mbarrier for " + std::to_string(count) + " arrivals");
     c.block.mbarriers[address] = MBarrier{count, count};
   });
 }
@@ -144,11 +153,18 @@ void initialize(Context& c, const Instruction& i) {
 void invalidate(Context& c, const Instruction& i) {
   for_lanes(c.active, [&](unsigned l) {
     mbarrier_at(c, i, l);
-    c.block.mbarriers.erase(static_cast<uint32_t>(c.slot(i.a)[l] + static_cast<uint64_t>(i.offset)));
+    c.block.mbarriers.erase(
+        static_cast<uint32_t>(c.slot(i.a)[l] + static_cast<uint64_t>(i.offset)));
   });
 }
 
-enum ArrivalMode : uint8_t { kArrive, kArriveExpecting, kExpect, kCompleteTransactions, kArriveAndDrop };
+enum ArrivalMode : uint8_t {
+  kArrive,
+  kArriveExpecting,
+  kExpect,
+  kCompleteTransactions,
+  kArriveAndDrop
+};
 
 void arrive(Context& c, const Instruction& i) {
   uint64_t* d = c.slot(i.target);
@@ -158,12 +174,16 @@ void arrive(Context& c, const Instruction& i) {
     d[l] = barrier.phase;
     auto count = static_cast<uint32_t>(b[l]);
     switch (i.mode) {
-      case kArrive: arrive_at(c, barrier, i.b == kNoSlot ? 1 : count, l); break;
+      case kArrive:
+        arrive_at(c, barrier, i.b == kNoSlot ? 1 : count, l);
+        break;
       case kArriveExpecting:
         barrier.transactions += count;
         arrive_at(c, barrier, 1, l);
         break;
-      case kExpect: barrier.transactions += count; break;
+      case kExpect:
+        barrier.transactions += count;
+        break;
       case kCompleteTransactions:
         barrier.transactions -= count;
         join(barrier.arriving, c.warp.clock);
@@ -193,7 +213,8 @@ void test(Context& c, const Instruction& i) {
   c.yields = complete != c.active;
 }
 
-/// The copies that the lane issued so far arrive, and then the lane does: the earliest moment that is right.
+/// The copies that the lane issued so far arrive, and then the lane does: the earliest moment that
+/// is right.
 void arrive_with_copies(Context& c, const Instruction& i) {
   std::array<uint32_t, kLanes> all;
   all.fill(UINT32_MAX);
@@ -209,7 +230,8 @@ void arrive_with_copies(Context& c, const Instruction& i) {
 }
 
 void decode_mbarrier(Statement& s, Instruction& i) {
-  int which = s.take_one({"init", "inval", "arrive", "expect_tx", "complete_tx", "arrive_drop", "test_wait", "try_wait"});
+  int which = s.take_one({"init", "inval", "arrive", "expect_tx", "complete_tx", "arrive_drop",
+                          "test_wait", "try_wait"});
   bool expects = which == 2 && s.take("expect_tx");
   s.take_one({"acquire", "release", "relaxed"});
   s.take_one({"cta", "cluster"});
@@ -251,7 +273,8 @@ void decode_mbarrier(Statement& s, Instruction& i) {
       i.b = s.source(Type::U32);
       if (s.operands_left() > 0) i.c = s.source(Type::U32);  // a time limit
       break;
-    default: s.unsupported("mbarrier");
+    default:
+      s.unsupported("mbarrier");
   }
 }
 

@@ -9,23 +9,33 @@ namespace {
 
 struct And {
   template <class T>
-  static T apply(T a, T b, const Instruction&) { return a & b; }
+  static T apply(T a, T b, const Instruction&) {
+    return a & b;
+  }
 };
 struct Or {
   template <class T>
-  static T apply(T a, T b, const Instruction&) { return a | b; }
+  static T apply(T a, T b, const Instruction&) {
+    return a | b;
+  }
 };
 struct Xor {
   template <class T>
-  static T apply(T a, T b, const Instruction&) { return a ^ b; }
+  static T apply(T a, T b, const Instruction&) {
+    return a ^ b;
+  }
 };
 struct Not {
   template <class T>
-  static T apply(T a, const Instruction&) { return static_cast<T>(~a); }
+  static T apply(T a, const Instruction&) {
+    return static_cast<T>(~a);
+  }
 };
 struct LogicalNot {
   template <class T>
-  static T apply(T a, const Instruction&) { return a == 0; }
+  static T apply(T a, const Instruction&) {
+    return a == 0;
+  }
 };
 struct ReverseBits {
   template <class T>
@@ -38,7 +48,8 @@ struct ReverseBits {
 
 template <class Op>
 void logic_predicates(Context& c, const Instruction& i) {
-  c.set_predicate(i.target_predicate, Op::apply(c.source_predicate(i), c.predicate(i.source_predicate2), i));
+  c.set_predicate(i.target_predicate,
+                  Op::apply(c.source_predicate(i), c.predicate(i.source_predicate2), i));
 }
 
 template <class Op>
@@ -209,7 +220,8 @@ template <class T>
 void count_ones(Context& c, const Instruction& i) {
   uint64_t* d = c.slot(i.target);
   const uint64_t* a = c.slot(i.a);
-  for_lanes(c.active, [&](unsigned l) { d[l] = static_cast<unsigned>(__builtin_popcountll(get<T>(a[l]))); });
+  for_lanes(c.active,
+            [&](unsigned l) { d[l] = static_cast<unsigned>(__builtin_popcountll(get<T>(a[l]))); });
 }
 
 template <class T>
@@ -274,7 +286,8 @@ void unpack(Context& c, const Instruction& i) {
   const uint64_t* a = c.slot(i.a);
   for_lanes(c.active, [&](unsigned l) {
     uint64_t bits = a[l];
-    for (uint32_t n = 0; n < i.list.count; n++) c.slot(i.list, n)[l] = bits >> (8 * i.bytes * n) & mask;
+    for (uint32_t n = 0; n < i.list.count; n++)
+      c.slot(i.list, n)[l] = bits >> (8 * i.bytes * n) & mask;
   });
 }
 
@@ -331,7 +344,8 @@ void decode_not(Statement& s, Instruction& i) {
     s.source_predicate(i);
     return;
   }
-  i.handler = s.name() == "cnot" ? EMU_FOR_INTEGER(i.type, unary, LogicalNot) : EMU_FOR_INTEGER(i.type, unary, Not);
+  i.handler = s.name() == "cnot" ? EMU_FOR_INTEGER(i.type, unary, LogicalNot)
+                                 : EMU_FOR_INTEGER(i.type, unary, Not);
   i.target = s.target();
   i.a = s.source(i.type);
   if (i.handler == nullptr) s.unsupported("type");

@@ -1,8 +1,7 @@
-#include "../ptx.h"
-
 #include <memory>
 #include <string>
 
+#include "../ptx.h"
 #include "launch.h"
 
 using namespace emu;
@@ -42,7 +41,8 @@ ptx_module* ptx_load(const char* text) {
   bool good = succeeds([&] {
     loaded->module = parse(text);
     for (const auto& [name, variable] : loaded->module->globals) {
-      auto kind = variable->space == Space::Const ? Allocation::Kind::Constant : Allocation::Kind::Module;
+      auto kind =
+          variable->space == Space::Const ? Allocation::Kind::Constant : Allocation::Kind::Module;
       device_memory().add(reinterpret_cast<void*>(variable->address), variable->bytes, kind, name);
     }
   });
@@ -56,9 +56,9 @@ void ptx_unload(ptx_module* module) {
   delete module;
 }
 
-int ptx_launch(ptx_module* module, const char* kernel, const uint32_t grid[3], const uint32_t block[3],
-               uint32_t dynamic_shared, const void* const* arguments, int cooperative,
-               const ptx_options* options, ptx_counters* counters) {
+int ptx_launch(ptx_module* module, const char* kernel, const uint32_t grid[3],
+               const uint32_t block[3], uint32_t dynamic_shared, const void* const* arguments,
+               int cooperative, const ptx_options* options, ptx_counters* counters) {
   return succeeds([&] {
     LaunchOptions chosen;
     if (options != nullptr) {
@@ -66,26 +66,35 @@ int ptx_launch(ptx_module* module, const char* kernel, const uint32_t grid[3], c
       if (options->host_threads != 0) chosen.host_threads = options->host_threads;
       chosen.seed = options->seed;
       for (int kind = 1; kind <= PTX_UNSUPPORTED; kind++) {
-        if (options->tolerated >> kind & 1) chosen.tolerated.push_back(static_cast<ReportKind>(kind - 1));
+        if (options->tolerated >> kind & 1)
+          chosen.tolerated.push_back(static_cast<ReportKind>(kind - 1));
       }
     }
-    LaunchResult result = launch(*module->module, kernel, {grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]},
-                                 dynamic_shared, arguments, cooperative != 0, device_memory(), chosen);
+    LaunchResult result =
+        launch(*module->module, kernel, {grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]},
+               dynamic_shared, arguments, cooperative != 0, device_memory(), chosen);
     if (counters == nullptr) return;
     const Counters& c = result.counters;
-    *counters = {c.warp_instructions,    c.tensor_instructions, c.multiply_adds,
-                 c.global_bytes_read,    c.global_bytes_written, c.shared_bytes_read,
-                 c.shared_bytes_written, c.barriers,            result.reports.size()};
-  }) ? 0 : 1;
+    *counters = {
+        c.warp_instructions,    c.tensor_instructions, c.multiply_adds,        c.global_bytes_read,
+        c.global_bytes_written, c.shared_bytes_read,   c.shared_bytes_written, c.barriers,
+        result.reports.size()};
+  })
+             ? 0
+             : 1;
 }
 
-void* ptx_allocate(size_t bytes) { return device_memory().allocate(bytes, Allocation::Kind::Device, "allocation"); }
+void* ptx_allocate(size_t bytes) {
+  return device_memory().allocate(bytes, Allocation::Kind::Device, "allocation");
+}
 int ptx_free(void* address) { return device_memory().release(address) ? 0 : 1; }
 void ptx_add_memory(const void* address, size_t bytes, const char* name) {
   device_memory().add(address, bytes, Allocation::Kind::Host, name);
 }
 void ptx_remove_memory(const void* address) { device_memory().remove(address); }
-void ptx_mark_written(const void* address, size_t bytes) { device_memory().mark_written(address, bytes); }
+void ptx_mark_written(const void* address, size_t bytes) {
+  device_memory().mark_written(address, bytes);
+}
 
 const char* ptx_error(void) { return error_text.c_str(); }
 int ptx_error_kind(void) { return error_kind; }

@@ -29,11 +29,12 @@ bool all_ones(const uint8_t* flags, uint32_t count) {
 
 void Context::fault(ReportKind kind, const std::string& what, int lane) {
   uint32_t thread = warp.index * kLanes + static_cast<uint32_t>(std::max(lane, 0));
-  std::string place = "kernel " + function.name + ", block (" + std::to_string(block.x) + ", " +
-                      std::to_string(block.y) + ", " + std::to_string(block.z) + "), " +
-                      (lane < 0 ? "warp " + std::to_string(warp.index) : "thread " + std::to_string(thread));
-  throw Fault(kind, std::string(name_of(kind)) + " at PTX line " + std::to_string(instruction->line) +
-                        ": " + what + "\n  in " + place);
+  std::string place =
+      "kernel " + function.name + ", block (" + std::to_string(block.x) + ", " +
+      std::to_string(block.y) + ", " + std::to_string(block.z) + "), " +
+      (lane < 0 ? "warp " + std::to_string(warp.index) : "thread " + std::to_string(thread));
+  throw Fault(kind, std::string(name_of(kind)) + " at PTX line " +
+                        std::to_string(instruction->line) + ": " + what + "\n  in " + place);
 }
 
 void Context::report(ReportKind kind, const std::string& what, int lane) {
@@ -46,13 +47,14 @@ uint32_t Context::shared_offset(uint64_t address, uint32_t bytes, unsigned lane)
   uint64_t offset = address - kSharedBase;
   if (address < kSharedBase || bytes > size || offset > size - bytes) {
     fault(ReportKind::OutOfBounds,
-          std::to_string(bytes) + " B at shared address " + hexadecimal(address) + "; the block has " +
-              std::to_string(size) + " B from " + hexadecimal(kSharedBase),
+          std::to_string(bytes) + " B at shared address " + hexadecimal(address) +
+              "; the block has " + std::to_string(size) + " B from " + hexadecimal(kSharedBase),
           static_cast<int>(lane));
   }
   if (offset % bytes != 0) {
     fault(ReportKind::Misaligned,
-          std::to_string(bytes) + " B at shared address " + hexadecimal(address), static_cast<int>(lane));
+          std::to_string(bytes) + " B at shared address " + hexadecimal(address),
+          static_cast<int>(lane));
   }
   return static_cast<uint32_t>(offset);
 }
@@ -66,8 +68,9 @@ void Context::touch_shared(uint32_t offset, uint32_t bytes, unsigned lane, Acces
       while (state[i] == ByteState::Written) i++;
       report(ReportKind::Uninitialized,
              "shared address " + hexadecimal(kSharedBase + offset + i) +
-                 (state[i] == ByteState::InFlight ? " is the target of a cp.async that was not waited for"
-                                                  : " was never written"),
+                 (state[i] == ByteState::InFlight
+                      ? " is the target of a cp.async that was not waited for"
+                      : " was never written"),
              static_cast<int>(lane));
     }
     counters.shared_bytes_read += bytes;
@@ -90,28 +93,38 @@ void Context::touch_shared(uint32_t offset, uint32_t bytes, unsigned lane, Acces
   if (conflict.found) {
     report(ReportKind::Race,
            std::string(kind == Access::Read ? "read" : "write") + " of shared address " +
-               hexadecimal(kSharedBase + conflict.address) + " by warp " + std::to_string(warp.index) +
-               " and " + (conflict.earlier_was_write ? "write" : "read") + " by warp " +
+               hexadecimal(kSharedBase + conflict.address) + " by warp " +
+               std::to_string(warp.index) + " and " +
+               (conflict.earlier_was_write ? "write" : "read") + " by warp " +
                std::to_string(conflict.warp) + " at PTX line " + std::to_string(conflict.line) +
                " without synchronisation between them",
            static_cast<int>(lane));
   }
 }
 
-uint8_t* Context::access(Space space, uint64_t address, uint32_t bytes, unsigned lane, Access kind) {
+uint8_t* Context::access(Space space, uint64_t address, uint32_t bytes, unsigned lane,
+                         Access kind) {
   if (space == Space::Generic) {
     switch (address & kWindowMask) {
-      case kSharedWindow: space = Space::Shared; break;
-      case kLocalWindow: space = Space::Local; break;
-      case kParamWindow: space = Space::Param; break;
-      default: space = Space::Global; break;
+      case kSharedWindow:
+        space = Space::Shared;
+        break;
+      case kLocalWindow:
+        space = Space::Local;
+        break;
+      case kParamWindow:
+        space = Space::Param;
+        break;
+      default:
+        space = Space::Global;
+        break;
     }
     if (space != Space::Global) address &= ~kWindowMask;
   }
   auto out_of = [&](const char* name, uint64_t size) {
     fault(ReportKind::OutOfBounds,
-          std::to_string(bytes) + " B at offset " + std::to_string(static_cast<int64_t>(address)) + " of " +
-              std::to_string(size) + " B of " + name,
+          std::to_string(bytes) + " B at offset " + std::to_string(static_cast<int64_t>(address)) +
+              " of " + std::to_string(size) + " B of " + name,
           static_cast<int>(lane));
   };
   switch (space) {
@@ -125,38 +138,44 @@ uint8_t* Context::access(Space space, uint64_t address, uint32_t bytes, unsigned
       if (bytes > function.local_bytes || address > function.local_bytes - bytes) {
         out_of("local memory", function.local_bytes);
       }
-      if (address % bytes != 0) fault(ReportKind::Misaligned, "local memory", static_cast<int>(lane));
+      if (address % bytes != 0)
+        fault(ReportKind::Misaligned, "local memory", static_cast<int>(lane));
       size_t place = size_t{lane} * function.local_bytes + address;
       uint8_t* written = warp.local_written.data() + place;
       if (kind != Access::Read) {
         std::fill_n(written, bytes, uint8_t{1});
       } else if (!all_ones(written, bytes)) {
-        report(ReportKind::Uninitialized, "offset " + std::to_string(address) + " of local memory was never written",
+        report(ReportKind::Uninitialized,
+               "offset " + std::to_string(address) + " of local memory was never written",
                static_cast<int>(lane));
       }
       return warp.local.data() + place;
     }
     case Space::Param: {
       uint64_t size = launch.arguments.size();
-      if (kind != Access::Read) fault(ReportKind::OutOfBounds, "parameters are not to be written", static_cast<int>(lane));
+      if (kind != Access::Read)
+        fault(ReportKind::OutOfBounds, "parameters are not to be written", static_cast<int>(lane));
       if (bytes > size || address > size - bytes) out_of("parameters", size);
       if (address % bytes != 0) fault(ReportKind::Misaligned, "parameters", static_cast<int>(lane));
       return const_cast<uint8_t*>(launch.arguments.data()) + address;
     }
-    default: break;
+    default:
+      break;
   }
 
   if (last_allocation == nullptr || !last_allocation->holds(address, bytes)) {
     last_allocation = memory.find(address);
     if (last_allocation == nullptr || !last_allocation->holds(address, bytes)) {
       last_allocation = nullptr;
-      fault(ReportKind::OutOfBounds,
-            std::to_string(bytes) + " B at " + hexadecimal(address) + ": " + memory.describe(address),
-            static_cast<int>(lane));
+      fault(
+          ReportKind::OutOfBounds,
+          std::to_string(bytes) + " B at " + hexadecimal(address) + ": " + memory.describe(address),
+          static_cast<int>(lane));
     }
   }
   const Allocation& found = *last_allocation;
-  if (found.freed) fault(ReportKind::UseAfterFree, memory.describe(address), static_cast<int>(lane));
+  if (found.freed)
+    fault(ReportKind::UseAfterFree, memory.describe(address), static_cast<int>(lane));
   if (address % bytes != 0) {
     fault(ReportKind::Misaligned,
           std::to_string(bytes) + " B at " + hexadecimal(address) + ": " + memory.describe(address),
@@ -183,16 +202,17 @@ uint8_t* Context::access(Space space, uint64_t address, uint32_t bytes, unsigned
 bool Context::converge(uint32_t mask) {
   uint32_t missing = mask & warp.alive & ~active;
   if ((active & ~mask) != 0) {
-    report(ReportKind::MemberMask, "lanes execute the instruction that its member mask does not name");
+    report(ReportKind::MemberMask,
+           "lanes execute the instruction that its member mask does not name");
   }
   if (missing == 0) return true;
   if ((missing & lanes) != 0) {
-    fault(ReportKind::Divergence, "lanes of the member mask are kept from the instruction by its guard");
+    fault(ReportKind::Divergence,
+          "lanes of the member mask are kept from the instruction by its guard");
   }
   for (Path& path : warp.paths) {
     if (path.lanes != lanes) continue;
     path.wait = Path::Wait::Converge;
-    path.wait_mask = mask;
   }
   outcome = Outcome::Retry;
   return false;
@@ -262,7 +282,8 @@ void complete_copies(Context& context, const std::array<uint32_t, kLanes>& limit
       continue;
     }
     uint8_t* target = block.shared.data() + copy.target;
-    if (copy.copied > 0) std::memcpy(target, reinterpret_cast<const void*>(copy.source), copy.copied);
+    if (copy.copied > 0)
+      std::memcpy(target, reinterpret_cast<const void*>(copy.source), copy.copied);
     std::memset(target + copy.copied, 0, copy.bytes - copy.copied);
     std::fill_n(block.shared_state.begin() + copy.target, copy.bytes, ByteState::Unwritten);
     context.touch_shared(copy.target, copy.bytes, copy.lane, Access::Write);

@@ -47,7 +47,8 @@ void wait_a_while(Context& c, const Instruction&) { c.yields = true; }
 std::string text_at(Context& c, uint64_t address, unsigned lane) {
   std::string text;
   while (text.size() < 4096) {
-    char next = static_cast<char>(*c.access(Space::Generic, address + text.size(), 1, lane, Access::Read));
+    char next =
+        static_cast<char>(*c.access(Space::Generic, address + text.size(), 1, lane, Access::Read));
     if (next == 0) break;
     text += next;
   }
@@ -62,8 +63,9 @@ uint64_t argument(Context& c, uint32_t slot, unsigned lane) {
 
 void assertion_failed(Context& c, const Instruction& i) {
   unsigned lane = static_cast<unsigned>(__builtin_ctz(c.active));
-  c.fault(ReportKind::Trap, "assertion failed: " + text_at(c, argument(c, i.a, lane), lane) + " in " +
-                                text_at(c, argument(c, i.b, lane), lane),
+  c.fault(ReportKind::Trap,
+          "assertion failed: " + text_at(c, argument(c, i.a, lane), lane) + " in " +
+              text_at(c, argument(c, i.b, lane), lane),
           static_cast<int>(lane));
 }
 
@@ -113,9 +115,25 @@ void decode_nanosleep(Statement& s, Instruction& i) {
 
 /// Memory is in order here, so a fence has nothing to do.
 void decode_fence(Statement& s, Instruction& i) {
-  while (s.take_one({"sc", "acq_rel", "acquire", "release", "proxy", "async", "async::generic", "alias",
-                     "mbarrier_init", "global", "shared::cta", "shared::cluster", "cta", "cluster", "gpu",
-                     "sys", "gl", "tensormap::generic", "sync_restrict::shared::cta",
+  while (s.take_one({"sc",
+                     "acq_rel",
+                     "acquire",
+                     "release",
+                     "proxy",
+                     "async",
+                     "async::generic",
+                     "alias",
+                     "mbarrier_init",
+                     "global",
+                     "shared::cta",
+                     "shared::cluster",
+                     "cta",
+                     "cluster",
+                     "gpu",
+                     "sys",
+                     "gl",
+                     "tensormap::generic",
+                     "sync_restrict::shared::cta",
                      "sync_restrict::shared::cluster"}) >= 0) {
   }
   i.handler = nothing;

@@ -12,23 +12,34 @@ enum IntegerRounding : uint8_t { kNone, kNearestInteger, kTowardZero, kDownward,
 const Format& format_of(Type type) {
   switch (type) {
     case Type::F16:
-    case Type::F16x2: return kF16;
+    case Type::F16x2:
+      return kF16;
     case Type::BF16:
-    case Type::BF16x2: return kBF16;
-    case Type::TF32: return kTF32;
-    case Type::E4M3x2: return kE4M3;
-    case Type::E5M2x2: return kE5M2;
-    case Type::F64: return kF64;
-    default: return kF32;
+    case Type::BF16x2:
+      return kBF16;
+    case Type::TF32:
+      return kTF32;
+    case Type::E4M3x2:
+      return kE4M3;
+    case Type::E5M2x2:
+      return kE5M2;
+    case Type::F64:
+      return kF64;
+    default:
+      return kF32;
   }
 }
 
 long double float_value(uint64_t slot, Type type) {
   switch (type) {
-    case Type::F16: return f16_to_float(get<uint16_t>(slot));
-    case Type::BF16: return bf16_to_float(get<uint16_t>(slot));
-    case Type::F64: return get<double>(slot);
-    default: return get<float>(slot);
+    case Type::F16:
+      return f16_to_float(get<uint16_t>(slot));
+    case Type::BF16:
+      return bf16_to_float(get<uint16_t>(slot));
+    case Type::F64:
+      return get<double>(slot);
+    default:
+      return get<float>(slot);
   }
 }
 
@@ -38,7 +49,9 @@ __int128 integer_value(uint64_t slot, Type type) {
   return (slot << unused) >> unused;
 }
 
-__int128 lowest(Type type) { return is_signed(type) ? -(static_cast<__int128>(1) << (8 * bytes_of(type) - 1)) : 0; }
+__int128 lowest(Type type) {
+  return is_signed(type) ? -(static_cast<__int128>(1) << (8 * bytes_of(type) - 1)) : 0;
+}
 __int128 highest(Type type) {
   return (static_cast<__int128>(1) << (8 * bytes_of(type) - (is_signed(type) ? 1 : 0))) - 1;
 }
@@ -51,17 +64,22 @@ long double to_integer(long double value, uint8_t mode) {
       bool up = rest > 0.5L || (rest == 0.5L && std::fmod(below, 2.0L) != 0);
       return std::copysign(up ? below + 1 : below, value);
     }
-    case kDownward: return std::floor(value);
-    case kUpward: return std::ceil(value);
-    case kTowardZero: return std::trunc(value);
-    default: return value;
+    case kDownward:
+      return std::floor(value);
+    case kUpward:
+      return std::ceil(value);
+    case kTowardZero:
+      return std::trunc(value);
+    default:
+      return value;
   }
 }
 
 uint64_t encode_float(long double value, const Instruction& i) {
   if (i.relu && value < 0) value = 0;
   const Format& format = format_of(i.type);
-  if (i.type == Type::F32 && i.flush && std::fabs(value) < 0x1p-126L) value = std::copysign(0.0L, value);
+  if (i.type == Type::F32 && i.flush && std::fabs(value) < 0x1p-126L)
+    value = std::copysign(0.0L, value);
   uint64_t bits = encode(value, format, i.rounding, i.saturate);
   // tf32 lies in the upper bits of an f32.
   return i.type == Type::TF32 ? bits << 13 : bits;
@@ -85,7 +103,8 @@ void convert(Context& c, const Instruction& i) {
       return;
     }
     long double value = float_value(a[l], i.source_type);
-    if (i.flush && i.source_type == Type::F32 && std::fabs(value) < 0x1p-126L) value = std::copysign(0.0L, value);
+    if (i.flush && i.source_type == Type::F32 && std::fabs(value) < 0x1p-126L)
+      value = std::copysign(0.0L, value);
     if (is_float(i.type)) {
       value = to_integer(value, i.mode);
       if (clamps) value = std::isnan(value) ? 0.0L : std::min(std::max(value, 0.0L), 1.0L);
@@ -128,7 +147,8 @@ void f32_to_bf16(Context& c, const Instruction& i) {
 void f16_to_f32(Context& c, const Instruction& i) {
   uint64_t* d = c.slot(i.target);
   const uint64_t* a = c.slot(i.a);
-  for_lanes(c.active, [&](unsigned l) { d[l] = put<float>(canonical(f16_to_float(get<uint16_t>(a[l])))); });
+  for_lanes(c.active,
+            [&](unsigned l) { d[l] = put<float>(canonical(f16_to_float(get<uint16_t>(a[l])))); });
 }
 
 void bf16_to_f32(Context& c, const Instruction& i) {
@@ -143,7 +163,8 @@ void f32_to_pair(Context& c, const Instruction& i) {
   const uint64_t* a = c.slot(i.a);
   const uint64_t* b = c.slot(i.b);
   unsigned width = 4 * bytes_of(i.type);
-  bool fast = i.type == Type::BF16x2 && i.rounding == Rounding::NearestEven && !i.relu && !i.saturate;
+  bool fast =
+      i.type == Type::BF16x2 && i.rounding == Rounding::NearestEven && !i.relu && !i.saturate;
   for_lanes(c.active, [&](unsigned l) {
     uint64_t high, low;
     if (fast) {
@@ -188,7 +209,8 @@ void pack_saturated(Context& c, const Instruction& i) {
   unsigned width = 8 * bytes_of(i.type);
   for_lanes(c.active, [&](unsigned l) {
     auto clamp = [&](uint64_t slot) {
-      __int128 value = std::min(std::max(integer_value(slot, Type::S32), lowest(i.type)), highest(i.type));
+      __int128 value =
+          std::min(std::max(integer_value(slot, Type::S32), lowest(i.type)), highest(i.type));
       return static_cast<uint64_t>(value) & ((uint64_t{1} << width) - 1);
     };
     uint64_t pair = clamp(a[l]) << width | clamp(b[l]);
@@ -225,7 +247,8 @@ void decode_cvt(Statement& s, Instruction& i) {
   i.mode = static_cast<uint8_t>(integer + 1);
   if (from_float && !is_float(i.type) && integer < 0) i.mode = kTowardZero;
 
-  bool to_pair = i.type == Type::F16x2 || i.type == Type::BF16x2 || i.type == Type::E4M3x2 || i.type == Type::E5M2x2;
+  bool to_pair = i.type == Type::F16x2 || i.type == Type::BF16x2 || i.type == Type::E4M3x2 ||
+                 i.type == Type::E5M2x2;
   if (to_pair && i.source_type == Type::F32) {
     i.b = s.source(Type::F32);
     i.handler = f32_to_pair;
@@ -234,7 +257,8 @@ void decode_cvt(Statement& s, Instruction& i) {
   } else if (i.type == Type::F16x2 && bytes_of(i.source_type) == 2) {
     i.handler = fp8_to_halves;
   } else if (to_pair || bytes_of(i.source_type) > 8 || i.source_type == Type::F16x2 ||
-             i.source_type == Type::BF16x2 || i.source_type == Type::E4M3x2 || i.source_type == Type::E5M2x2) {
+             i.source_type == Type::BF16x2 || i.source_type == Type::E4M3x2 ||
+             i.source_type == Type::E5M2x2) {
     s.unsupported("pair of types");
   } else if (!from_float && !is_float(i.type) && !i.high) {
     i.handler = i.source_type == Type::U8    ? convert_integer<uint8_t>
@@ -244,12 +268,14 @@ void decode_cvt(Statement& s, Instruction& i) {
                 : i.source_type == Type::U32 ? convert_integer<uint32_t>
                 : i.source_type == Type::S32 ? convert_integer<int32_t>
                                              : convert_integer<uint64_t>;
-  } else if (i.type == Type::BF16 && i.source_type == Type::F32 && i.rounding == Rounding::NearestEven &&
-             !i.relu && !i.saturate && !i.high && !i.flush) {
+  } else if (i.type == Type::BF16 && i.source_type == Type::F32 &&
+             i.rounding == Rounding::NearestEven && !i.relu && !i.saturate && !i.high && !i.flush) {
     i.handler = f32_to_bf16;
-  } else if (i.type == Type::F32 && i.source_type == Type::F16 && i.mode == kNone && !i.high && !i.relu) {
+  } else if (i.type == Type::F32 && i.source_type == Type::F16 && i.mode == kNone && !i.high &&
+             !i.relu) {
     i.handler = f16_to_f32;
-  } else if (i.type == Type::F32 && i.source_type == Type::BF16 && i.mode == kNone && !i.high && !i.relu) {
+  } else if (i.type == Type::F32 && i.source_type == Type::BF16 && i.mode == kNone && !i.high &&
+             !i.relu) {
     i.handler = bf16_to_f32;
   } else {
     i.handler = convert;

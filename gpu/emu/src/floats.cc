@@ -14,11 +14,21 @@ long double round_magnitude(long double magnitude, Rounding rounding, bool negat
   if (rest == 0) return below;
   bool up = false;
   switch (rounding) {
-    case Rounding::NearestEven: up = rest > 0.5L || (rest == 0.5L && std::fmod(below, 2.0L) != 0); break;
-    case Rounding::NearestAway: up = rest >= 0.5L; break;
-    case Rounding::Zero: up = false; break;
-    case Rounding::Up: up = !negative; break;
-    case Rounding::Down: up = negative; break;
+    case Rounding::NearestEven:
+      up = rest > 0.5L || (rest == 0.5L && std::fmod(below, 2.0L) != 0);
+      break;
+    case Rounding::NearestAway:
+      up = rest >= 0.5L;
+      break;
+    case Rounding::Zero:
+      up = false;
+      break;
+    case Rounding::Up:
+      up = !negative;
+      break;
+    case Rounding::Down:
+      up = negative;
+      break;
   }
   return up ? below + 1 : below;
 }
@@ -69,7 +79,9 @@ uint64_t encode(long double value, const Format& format, Rounding rounding, bool
     long double units = std::ldexp(magnitude, format.mantissa_bits - exponent);
     auto rounded = static_cast<uint64_t>(round_magnitude(units, rounding, negative));
     // A carry into the next exponent comes out right by itself: `rounded` is then twice `one`.
-    code = rounded < one ? rounded : (static_cast<uint64_t>(exponent + bias) << format.mantissa_bits) + (rounded - one);
+    code = rounded < one
+               ? rounded
+               : (static_cast<uint64_t>(exponent + bias) << format.mantissa_bits) + (rounded - one);
   }
   if (code <= format.max_finite) return sign | code;
   bool away = rounding == Rounding::NearestEven || rounding == Rounding::NearestAway ||
@@ -95,7 +107,8 @@ float e5m2_to_float(uint8_t bits) {
 }
 
 float fused_to_odd(float a, float b, float c) {
-  // The product is exact; the sum's error is exact too (Knuth), and its sign says which neighbour is odd.
+  // The product is exact; the sum's error is exact too (Knuth), and its sign says which neighbour
+  // is odd.
   double product = static_cast<double>(a) * b;
   double sum = product + c;
   if (!std::isfinite(sum)) return static_cast<float>(sum);

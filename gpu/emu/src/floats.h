@@ -22,8 +22,8 @@ constexpr Format kF64 = {11, 52, true, 0x7fffffffffffffff, 0x7fefffffffffffff};
 constexpr Format kE4M3 = {4, 3, false, 0x7f, 0x7e};
 constexpr Format kE5M2 = {5, 2, true, 0x7f, 0x7b};
 
-/// Rounds a number once to a format. With `saturate` what is beyond the largest finite number becomes it;
-/// a format without infinities always saturates.
+/// Rounds a number once to a format. With `saturate` what is beyond the largest finite number
+/// becomes it; a format without infinities always saturates.
 uint64_t encode(long double value, const Format& format, Rounding rounding, bool saturate);
 
 float f16_to_float(uint16_t bits);
@@ -42,8 +42,8 @@ inline uint16_t float_to_bf16(float value) {
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-/// a · b + c of formats with at most 11 significant bits, rounded to odd in f32: rounding the result
-/// again to such a format gives what one rounding of the exact value gives.
+/// a · b + c of formats with at most 11 significant bits, rounded to odd in f32: rounding the
+/// result again to such a format gives what one rounding of the exact value gives.
 float fused_to_odd(float a, float b, float c);
 
 /// Subnormal numbers become zeros of their sign.

@@ -1,5 +1,5 @@
-// Arithmetic of f16, bf16 and pairs of them. One operation is rounded once: f32 has more than twice their
-// bits, so a sum or product rounded to f32 first comes out the same.
+// Arithmetic of f16, bf16 and pairs of them. One operation is rounded once: f32 has more than twice
+// their bits, so a sum or product rounded to f32 first comes out the same.
 #include "operators.h"
 #include "statement.h"
 
@@ -42,7 +42,8 @@ void half_unary(Context& c, const Instruction& i) {
   const uint64_t* a = c.slot(i.a);
   for_lanes(c.active, [&](unsigned l) {
     uint64_t result = 0;
-    for (unsigned p = 0; p < Parts; p++) result |= half_out<H>(Op::apply(half_in<H>(a[l], p, i)), p, i);
+    for (unsigned p = 0; p < Parts; p++)
+      result |= half_out<H>(Op::apply(half_in<H>(a[l], p, i)), p, i);
     d[l] = result;
   });
 }
@@ -70,7 +71,8 @@ void half_fma(Context& c, const Instruction& i) {
   for_lanes(c.active, [&](unsigned l) {
     uint64_t result = 0;
     for (unsigned p = 0; p < Parts; p++) {
-      float sum = fused_to_odd(half_in<H>(a[l], p, i), half_in<H>(b[l], p, i), half_in<H>(e[l], p, i));
+      float sum =
+          fused_to_odd(half_in<H>(a[l], p, i), half_in<H>(b[l], p, i), half_in<H>(e[l], p, i));
       result |= half_out<H>(sum, p, i);
     }
     d[l] = result;
@@ -98,10 +100,14 @@ struct HalfMultiply {
   static float apply(float a, float b, const Instruction&) { return a * b; }
 };
 struct HalfMinimum {
-  static float apply(float a, float b, const Instruction& i) { return lesser(a, b, i.propagate_nan); }
+  static float apply(float a, float b, const Instruction& i) {
+    return lesser(a, b, i.propagate_nan);
+  }
 };
 struct HalfMaximum {
-  static float apply(float a, float b, const Instruction& i) { return greater(a, b, i.propagate_nan); }
+  static float apply(float a, float b, const Instruction& i) {
+    return greater(a, b, i.propagate_nan);
+  }
 };
 struct HalfExponential {
   static float apply(float a) { return std::exp2(a); }

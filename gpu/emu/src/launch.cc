@@ -13,45 +13,76 @@ namespace {
 
 /// Instructions that a warp runs before the next one gets its turn.
 constexpr unsigned kTurn = 1024;
-/// Instructions after which a path of a diverged warp gives way to the next: lanes may wait for each other.
+/// Instructions after which a path of a diverged warp gives way to the next: lanes may wait for
+/// each other.
 constexpr unsigned kPatience = 4096;
 
 uint64_t round_up(uint64_t value, uint64_t alignment) {
   return (value + alignment - 1) / alignment * alignment;
 }
 
-uint64_t special_value(const LaunchParameters& p, const Block& block, unsigned warp, unsigned lane, Special special) {
+uint64_t special_value(const LaunchParameters& p, const Block& block, unsigned warp, unsigned lane,
+                       Special special) {
   uint32_t thread = warp * kLanes + lane;
   switch (special) {
-    case Special::TidX: return thread % p.block.x;
-    case Special::TidY: return thread / p.block.x % p.block.y;
-    case Special::TidZ: return thread / p.block.x / p.block.y;
-    case Special::NTidX: return p.block.x;
-    case Special::NTidY: return p.block.y;
-    case Special::NTidZ: return p.block.z;
-    case Special::CtaX: return block.x;
-    case Special::CtaY: return block.y;
-    case Special::CtaZ: return block.z;
-    case Special::NCtaX: return p.grid.x;
-    case Special::NCtaY: return p.grid.y;
-    case Special::NCtaZ: return p.grid.z;
-    case Special::Lane: return lane;
-    case Special::WarpId: return warp;
-    case Special::NWarpId: return block.warps.size();
-    case Special::SmId: return block.x + p.grid.x * (block.y + uint64_t{p.grid.y} * block.z);
-    case Special::NSmId: return p.grid.product();
-    case Special::GridId: return 0;
-    case Special::EnvReg1: return p.grid_workspace >> 32;
-    case Special::EnvReg2: return p.grid_workspace & 0xffffffffu;
-    case Special::DynamicShared: return p.dynamic_shared;
-    case Special::TotalShared: return p.shared_bytes();
-    case Special::LanesEq: return 1u << lane;
-    case Special::LanesLt: return (1u << lane) - 1;
-    case Special::LanesLe: return (2ull << lane) - 1;
-    case Special::LanesGt: return static_cast<uint32_t>(~((2ull << lane) - 1));
-    case Special::LanesGe: return static_cast<uint32_t>(~((1ull << lane) - 1));
-    case Special::Zero: return 0;
-    case Special::One: return 1;
+    case Special::TidX:
+      return thread % p.block.x;
+    case Special::TidY:
+      return thread / p.block.x % p.block.y;
+    case Special::TidZ:
+      return thread / p.block.x / p.block.y;
+    case Special::NTidX:
+      return p.block.x;
+    case Special::NTidY:
+      return p.block.y;
+    case Special::NTidZ:
+      return p.block.z;
+    case Special::CtaX:
+      return block.x;
+    case Special::CtaY:
+      return block.y;
+    case Special::CtaZ:
+      return block.z;
+    case Special::NCtaX:
+      return p.grid.x;
+    case Special::NCtaY:
+      return p.grid.y;
+    case Special::NCtaZ:
+      return p.grid.z;
+    case Special::Lane:
+      return lane;
+    case Special::WarpId:
+      return warp;
+    case Special::NWarpId:
+      return block.warps.size();
+    case Special::SmId:
+      return block.x + p.grid.x * (block.y + uint64_t{p.grid.y} * block.z);
+    case Special::NSmId:
+      return p.grid.product();
+    case Special::GridId:
+      return 0;
+    case Special::EnvReg1:
+      return p.grid_workspace >> 32;
+    case Special::EnvReg2:
+      return p.grid_workspace & 0xffffffffu;
+    case Special::DynamicShared:
+      return p.dynamic_shared;
+    case Special::TotalShared:
+      return p.shared_bytes();
+    case Special::LanesEq:
+      return 1u << lane;
+    case Special::LanesLt:
+      return (1u << lane) - 1;
+    case Special::LanesLe:
+      return (2ull << lane) - 1;
+    case Special::LanesGt:
+      return static_cast<uint32_t>(~((2ull << lane) - 1));
+    case Special::LanesGe:
+      return static_cast<uint32_t>(~((1ull << lane) - 1));
+    case Special::Zero:
+      return 0;
+    case Special::One:
+      return 1;
   }
   return 0;
 }
@@ -60,7 +91,11 @@ class Executor {
  public:
   Executor(const LaunchParameters& parameters, DeviceMemory& memory, ReportLog& log,
            std::atomic<uint64_t>& executed)
-      : p_(parameters), memory_(memory), log_(log), executed_(executed), random_(parameters.options.seed) {}
+      : p_(parameters),
+        memory_(memory),
+        log_(log),
+        executed_(executed),
+        random_(parameters.options.seed) {}
 
   Counters counters;
 
@@ -98,7 +133,8 @@ void Executor::start(Block& block, uint64_t index) {
   block.shared.assign(p_.shared_bytes(), 0xcc);
   block.shared_state.assign(p_.shared_bytes(), ByteState::Unwritten);
   block.warps.resize((threads + kLanes - 1) / kLanes);
-  block.races.reset(static_cast<uint32_t>(p_.shared_bytes()), static_cast<unsigned>(block.warps.size()));
+  block.races.reset(static_cast<uint32_t>(p_.shared_bytes()),
+                    static_cast<unsigned>(block.warps.size()));
   for (Barrier& barrier : block.barriers) barrier = {};
   block.mbarriers.clear();
   block.locations.clear();
@@ -127,12 +163,18 @@ void Executor::start(Block& block, uint64_t index) {
       uint64_t* slot = warp.slots.data() + size_t{preset.slot} * kLanes;
       for (unsigned lane = 0; lane < kLanes; lane++) {
         switch (preset.kind) {
-          case Preset::Constant: slot[lane] = preset.value; break;
+          case Preset::Constant:
+            slot[lane] = preset.value;
+            break;
           case Preset::SpecialRegister:
             slot[lane] = special_value(p_, block, w, lane, static_cast<Special>(preset.value));
             break;
-          case Preset::SharedAddress: slot[lane] = kSharedBase + preset.value; break;
-          case Preset::DynamicSharedAddress: slot[lane] = kSharedBase + p_.dynamic_base() + preset.value; break;
+          case Preset::SharedAddress:
+            slot[lane] = kSharedBase + preset.value;
+            break;
+          case Preset::DynamicSharedAddress:
+            slot[lane] = kSharedBase + p_.dynamic_base() + preset.value;
+            break;
         }
       }
     }
@@ -143,7 +185,8 @@ void Executor::merge(Warp& warp) {
   auto& paths = warp.paths;
   for (size_t i = 0; i < paths.size(); i++) {
     for (size_t j = i + 1; j < paths.size();) {
-      bool waits = paths[i].wait == Path::Wait::WarpBarrier || paths[j].wait == Path::Wait::WarpBarrier;
+      bool waits =
+          paths[i].wait == Path::Wait::WarpBarrier || paths[j].wait == Path::Wait::WarpBarrier;
       if (paths[i].pc == paths[j].pc && !waits) {
         paths[i].lanes |= paths[j].lanes;
         paths[i].wait = Path::Wait::None;
@@ -155,8 +198,8 @@ void Executor::merge(Warp& warp) {
   }
 }
 
-/// The path at the lowest instruction, since there the others will come by. But lanes may wait for each
-/// other, so every second phase goes to the paths in turn.
+/// The path at the lowest instruction, since there the others will come by. But lanes may wait for
+/// each other, so every second phase goes to the paths in turn.
 Path* Executor::choose(Warp& warp) {
   auto& paths = warp.paths;
   uint64_t phase = warp.steps++ / kPatience;
@@ -189,7 +232,8 @@ bool Executor::run(Block& block, Warp& warp, unsigned instructions) {
   bool any = false;
   unsigned done = 0;
   for (; done < instructions && !context.yields; done++) {
-    Path* path = warp.paths.size() == 1 && warp.paths[0].wait == Path::Wait::None ? &warp.paths[0] : choose(warp);
+    Path* path = warp.paths.size() == 1 && warp.paths[0].wait == Path::Wait::None ? &warp.paths[0]
+                                                                                  : choose(warp);
     if (path == nullptr) {
       context.instruction = &code[warp.paths[0].pc];
       context.fault(ReportKind::Deadlock, "lanes of the member mask never come here");
@@ -232,8 +276,9 @@ bool Executor::run(Block& block, Warp& warp, unsigned instructions) {
   }
   if (warp.alive == 0) release_barriers(block);
   if (executed_.fetch_add(done, std::memory_order_relaxed) > p_.options.instruction_limit) {
-    context.fault(ReportKind::Limit, "more than " + std::to_string(p_.options.instruction_limit) +
-                                         " warp instructions: the kernel hangs, or the limit is too low");
+    context.fault(ReportKind::Limit,
+                  "more than " + std::to_string(p_.options.instruction_limit) +
+                      " warp instructions: the kernel hangs, or the limit is too low");
   }
   return any;
 }
@@ -244,10 +289,12 @@ bool Executor::turn(Block& block) {
   size_t first = random_ != 0 ? random() % warps : 0;
   for (size_t n = 0; n < warps; n++) {
     // Long turns are as likely as short ones: some warps run far ahead of others.
-    unsigned instructions = random_ != 0 ? 1 + static_cast<unsigned>(random() % (1u << random() % 17)) : kTurn;
+    unsigned instructions =
+        random_ != 0 ? 1 + static_cast<unsigned>(random() % (1u << random() % 17)) : kTurn;
     any |= run(block, block.warps[(first + n) % warps], instructions);
   }
-  block.done = std::all_of(block.warps.begin(), block.warps.end(), [](const Warp& w) { return w.alive == 0; });
+  block.done = std::all_of(block.warps.begin(), block.warps.end(),
+                           [](const Warp& w) { return w.alive == 0; });
   return any || block.done;
 }
 
@@ -255,31 +302,43 @@ void Executor::deadlock(const Block& block) const {
   std::string text;
   for (const Warp& warp : block.warps) {
     if (warp.alive == 0) continue;
-    text += (text.empty() ? "" : "; ") + ("warp " + std::to_string(warp.index)) + " waits at barrier " +
-            std::to_string(warp.barrier) + ", PTX line " +
+    text += (text.empty() ? "" : "; ") + ("warp " + std::to_string(warp.index)) +
+            " waits at barrier " + std::to_string(warp.barrier) + ", PTX line " +
             std::to_string(warp.at_barrier != nullptr ? warp.at_barrier->line : 0);
   }
-  throw Fault(ReportKind::Deadlock,
-              "deadlock in kernel " + p_.function.name + ", block (" + std::to_string(block.x) + ", " +
-                  std::to_string(block.y) + ", " + std::to_string(block.z) + "): " + text);
+  throw Fault(ReportKind::Deadlock, "deadlock in kernel " + p_.function.name + ", block (" +
+                                        std::to_string(block.x) + ", " + std::to_string(block.y) +
+                                        ", " + std::to_string(block.z) + "): " + text);
 }
 
 }  // namespace
 
 const char* name_of(ReportKind kind) {
   switch (kind) {
-    case ReportKind::OutOfBounds: return "out of bounds";
-    case ReportKind::UseAfterFree: return "use after free";
-    case ReportKind::Misaligned: return "misaligned";
-    case ReportKind::Uninitialized: return "uninitialised read";
-    case ReportKind::Race: return "race";
-    case ReportKind::InFlight: return "in flight";
-    case ReportKind::Deadlock: return "deadlock";
-    case ReportKind::Limit: return "instruction limit";
-    case ReportKind::Divergence: return "divergence";
-    case ReportKind::MemberMask: return "member mask";
-    case ReportKind::Trap: return "trap";
-    case ReportKind::Unsupported: return "not supported";
+    case ReportKind::OutOfBounds:
+      return "out of bounds";
+    case ReportKind::UseAfterFree:
+      return "use after free";
+    case ReportKind::Misaligned:
+      return "misaligned";
+    case ReportKind::Uninitialized:
+      return "uninitialised read";
+    case ReportKind::Race:
+      return "race";
+    case ReportKind::InFlight:
+      return "in flight";
+    case ReportKind::Deadlock:
+      return "deadlock";
+    case ReportKind::Limit:
+      return "instruction limit";
+    case ReportKind::Divergence:
+      return "divergence";
+    case ReportKind::MemberMask:
+      return "member mask";
+    case ReportKind::Trap:
+      return "trap";
+    case ReportKind::Unsupported:
+      return "not supported";
   }
   return "";
 }
@@ -317,9 +376,9 @@ uint64_t LaunchParameters::dynamic_base() const {
 
 uint64_t LaunchParameters::shared_bytes() const { return dynamic_base() + dynamic_shared; }
 
-LaunchResult launch(const Module& module, const std::string& kernel, Dimensions grid, Dimensions block,
-                    uint32_t dynamic_shared, const void* const* arguments, bool cooperative,
-                    DeviceMemory& memory, const LaunchOptions& options) {
+LaunchResult launch(const Module& module, const std::string& kernel, Dimensions grid,
+                    Dimensions block, uint32_t dynamic_shared, const void* const* arguments,
+                    bool cooperative, DeviceMemory& memory, const LaunchOptions& options) {
   const Function& function = module.kernel(kernel);
   uint64_t threads = block.product();
   if (grid.product() == 0 || threads == 0 || threads > kMaxWarps * kLanes) {
@@ -327,7 +386,8 @@ LaunchResult launch(const Module& module, const std::string& kernel, Dimensions 
                 std::to_string(grid.product()) + " blocks is not possible");
   }
   if (function.max_threads != 0 && threads > function.max_threads) {
-    throw Error("kernel " + kernel + " was compiled for at most " + std::to_string(function.max_threads) + " threads");
+    throw Error("kernel " + kernel + " was compiled for at most " +
+                std::to_string(function.max_threads) + " threads");
   }
   LaunchParameters p{module, function, grid, block, dynamic_shared, cooperative, {}, 0, options};
   p.arguments.resize(function.parameter_bytes);
@@ -360,7 +420,8 @@ LaunchResult launch(const Module& module, const std::string& kernel, Dimensions 
           running |= !resident.done;
         }
         if (running && !any) {
-          executor.deadlock(*std::find_if(blocks.begin(), blocks.end(), [](const Block& b) { return !b.done; }));
+          executor.deadlock(
+              *std::find_if(blocks.begin(), blocks.end(), [](const Block& b) { return !b.done; }));
         }
       }
     } catch (...) {
@@ -389,7 +450,9 @@ LaunchResult launch(const Module& module, const std::string& kernel, Dimensions 
       std::lock_guard<std::mutex> lock(mutex);
       counters.add(executor.counters);
     };
-    uint64_t workers = function.uses_global_atomics ? 1 : std::min<uint64_t>(std::max(1u, options.host_threads), grid.product());
+    uint64_t workers = function.uses_global_atomics
+                           ? 1
+                           : std::min<uint64_t>(std::max(1u, options.host_threads), grid.product());
     std::vector<std::thread> threads_of_host;
     for (uint64_t i = 1; i < workers; i++) threads_of_host.emplace_back(work);
     work();

@@ -18,13 +18,13 @@ enum class ReportKind : uint8_t {
   Misaligned,
   Uninitialized,  ///< a read of bytes that nobody wrote, or that a copy in flight will write
   Race,
-  InFlight,       ///< an accumulator touched before its wgmma.wait_group
+  InFlight,  ///< an accumulator touched before its wgmma.wait_group
   Deadlock,
-  Limit,          ///< more instructions than allowed
-  Divergence,     ///< an instruction for whole warps executed by part of one
-  MemberMask,     ///< a lane executes a .sync instruction whose mask does not name it
+  Limit,       ///< more instructions than allowed
+  Divergence,  ///< an instruction for whole warps executed by part of one
+  MemberMask,  ///< a lane executes a .sync instruction whose mask does not name it
   Trap,
-  Unsupported,    ///< of values that are only known at run time
+  Unsupported,  ///< of values that are only known at run time
 };
 const char* name_of(ReportKind kind);
 
@@ -60,9 +60,9 @@ struct LaunchOptions {
 
 struct Counters {
   uint64_t warp_instructions = 0;
-  uint64_t tensor_instructions = 0;   ///< mma and wgmma, per warp
-  uint64_t multiply_adds = 0;         ///< of those
-  uint64_t global_bytes_read = 0;     ///< as instructions ask for them: no cache is modelled
+  uint64_t tensor_instructions = 0;  ///< mma and wgmma, per warp
+  uint64_t multiply_adds = 0;        ///< of those
+  uint64_t global_bytes_read = 0;    ///< as instructions ask for them: no cache is modelled
   uint64_t global_bytes_written = 0;
   uint64_t shared_bytes_read = 0;
   uint64_t shared_bytes_written = 0;
@@ -91,7 +91,7 @@ struct LaunchParameters {
   std::vector<uint8_t> arguments;  ///< parameter space, laid out as the function's parameters say
   uint64_t grid_workspace = 0;     ///< address of the cooperative launch's barrier word
   LaunchOptions options;
-  /// Where blocks are placed in shared memory behind the static variables.
+  /// Offset of the dynamic shared memory, which follows the static variables.
   uint64_t dynamic_base() const;
   uint64_t shared_bytes() const;
 };
@@ -101,10 +101,10 @@ struct LaunchResult {
   std::vector<Report> reports;  ///< of tolerated kinds
 };
 
-/// Runs a kernel to its end. `arguments` points to one value per parameter. Throws Fault where the kernel
-/// does what it must not, Error where the launch itself is not possible.
-LaunchResult launch(const Module& module, const std::string& kernel, Dimensions grid, Dimensions block,
-                    uint32_t dynamic_shared, const void* const* arguments, bool cooperative,
-                    DeviceMemory& memory, const LaunchOptions& options = {});
+/// Runs a kernel to its end. `arguments` points to one value per parameter. Throws Fault where the
+/// kernel does what it must not, Error where the launch itself is not possible.
+LaunchResult launch(const Module& module, const std::string& kernel, Dimensions grid,
+                    Dimensions block, uint32_t dynamic_shared, const void* const* arguments,
+                    bool cooperative, DeviceMemory& memory, const LaunchOptions& options = {});
 
 }  // namespace emu

@@ -21,7 +21,7 @@ struct Path {
   uint32_t pc;
   uint32_t lanes;
   Wait wait = Wait::None;
-  uint32_t wait_mask = 0;
+  uint32_t wait_mask = 0;  ///< of a bar.warp.sync
 };
 
 /// A cp.async whose bytes have not arrived. They do when a wait says so and not before.
@@ -34,10 +34,10 @@ struct AsyncCopy {
   uint32_t group;
 };
 
-/// A wgmma that was not waited for: its accumulators and the shared memory it reads are not to be touched.
+/// A wgmma that was not waited for: its accumulators and the shared memory it reads are not to be
+/// touched.
 struct AsyncProduct {
   uint32_t group;
-  uint32_t line;
   std::vector<uint32_t> slots;
   std::vector<uint32_t> units;  ///< shared addresses of the 16-byte rows it reads
 };
@@ -47,12 +47,12 @@ struct Warp {
   uint32_t alive = 0;
   std::vector<uint64_t> slots;  ///< [slot][lane]
   std::vector<uint32_t> predicates;
-  uint32_t carry = 0;  ///< the condition code's carry flag, by lane
+  uint32_t carry = 0;          ///< the condition code's carry flag, by lane
   std::vector<uint8_t> local;  ///< [lane][byte]
   std::vector<uint8_t> local_written;
   std::vector<Path> paths;
-  uint64_t steps = 0;     ///< instructions while there were several paths
-  int barrier = -1;       ///< the block barrier it waits at
+  uint64_t steps = 0;  ///< instructions while there were several paths
+  int barrier = -1;    ///< the block barrier it waits at
   const Instruction* at_barrier = nullptr;
   Clock clock{};
   std::vector<AsyncCopy> copies;
@@ -66,7 +66,7 @@ struct Barrier {
   uint32_t arrived = 0;  ///< threads
   uint32_t needed = 0;   ///< 0: all threads that have not left
   Clock clock{};
-  uint32_t count = 0;    ///< of bar.red: threads whose predicate holds
+  uint32_t count = 0;  ///< of bar.red: threads whose predicate holds
   uint32_t members = 0;
 };
 
@@ -137,15 +137,18 @@ struct Context {
   bool converge(uint32_t mask);
   /// Counts the warp's clock on: what follows is not ordered before what was released now.
   void release() { warp.clock[warp.index]++; }
-  /// Synchronises through a place in memory, as atomics and flags do: with who released there before …
+  /// Synchronises through a place in memory, as atomics and flags do: with who released there
+  /// before …
   void acquire_at(uint64_t address);
   /// … and for who acquires there later.
   void release_at(uint64_t address);
-  /// True when the whole warp is here, as .aligned instructions need; otherwise the path waits for it.
+  /// True when the whole warp is here, as .aligned instructions need; otherwise the path waits for
+  /// it.
   bool whole_warp();
   void arrive(Barrier& barrier, uint32_t threads);
 
-  /// Stops the launch, unless the kind is one that the options tolerate: then it is written down once.
+  /// Stops the launch, unless the kind is one that the options tolerate: then it is written down
+  /// once.
   void report(ReportKind kind, const std::string& what, int lane = -1);
   [[noreturn]] void fault(ReportKind kind, const std::string& what, int lane = -1);
 };

@@ -32,7 +32,12 @@ void* DeviceMemory::allocate(uint64_t bytes, Allocation::Kind kind, const std::s
   if (memory == nullptr) return nullptr;
   uint64_t address = reinterpret_cast<uint64_t>(memory);
   make_room(address, address + bytes);
-  Allocation added{address, bytes, kind, false, label + " #" + std::to_string(++count_), new_shadow(std::max<uint64_t>(bytes, 1))};
+  Allocation added{address,
+                   bytes,
+                   kind,
+                   false,
+                   label + " #" + std::to_string(++count_),
+                   new_shadow(std::max<uint64_t>(bytes, 1))};
   allocations_[address] = added;
   return memory;
 }
@@ -68,7 +73,8 @@ void DeviceMemory::make_room(uint64_t begin, uint64_t end) {
   auto it = allocations_.lower_bound(begin);
   if (it != allocations_.begin()) {
     auto before = std::prev(it);
-    if (before->second.written == nullptr && before->second.address + before->second.bytes > begin) {
+    if (before->second.written == nullptr &&
+        before->second.address + before->second.bytes > begin) {
       it = before;
     }
   }
@@ -113,9 +119,11 @@ void DeviceMemory::copy_written(void* to, const void* from, uint64_t bytes) {
   uint64_t target = reinterpret_cast<uint64_t>(to), source = reinterpret_cast<uint64_t>(from);
   const Allocation* target_of = find(target);
   const Allocation* source_of = find(source);
-  if (target_of == nullptr || target_of->written == nullptr || !target_of->holds(target, bytes)) return;
+  if (target_of == nullptr || target_of->written == nullptr || !target_of->holds(target, bytes))
+    return;
   uint8_t* flags = target_of->written + (target - target_of->address);
-  bool known = source_of != nullptr && source_of->written != nullptr && source_of->holds(source, bytes);
+  bool known =
+      source_of != nullptr && source_of->written != nullptr && source_of->holds(source, bytes);
   if (known) {
     std::copy_n(source_of->written + (source - source_of->address), bytes, flags);
   } else {
@@ -126,7 +134,8 @@ void DeviceMemory::copy_written(void* to, const void* from, uint64_t bytes) {
 bool DeviceMemory::valid(const void* address, uint64_t bytes) const {
   std::lock_guard<std::mutex> lock(mutex_);
   const Allocation* found = find(reinterpret_cast<uint64_t>(address));
-  return found != nullptr && !found->freed && found->holds(reinterpret_cast<uint64_t>(address), bytes);
+  return found != nullptr && !found->freed &&
+         found->holds(reinterpret_cast<uint64_t>(address), bytes);
 }
 
 std::string DeviceMemory::describe(uint64_t address) const {

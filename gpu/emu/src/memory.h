@@ -36,16 +36,16 @@ struct Allocation {
   }
 };
 
-/// The allocations of a process. Calls may come from several threads; a launch reads the table unlocked,
-/// so allocations must not change while one runs.
+/// The allocations of a process. Calls may come from several threads; a launch reads the table
+/// unlocked, so allocations must not change while one runs.
 class DeviceMemory {
  public:
   ~DeviceMemory();
 
   /// Uninitialised memory, aligned to 256. Null if the host has none.
   void* allocate(uint64_t bytes, Allocation::Kind kind, const std::string& label);
-  /// False if `address` is not the begin of a live allocation. The range stays known, so that a later use
-  /// is a fault that names it.
+  /// False if `address` is not the begin of a live allocation. The range stays known, so that a
+  /// later use is a fault that names it.
   bool release(void* address);
   /// Makes memory of the host's own, which counts as written, accessible to kernels.
   void add(const void* address, uint64_t bytes, Allocation::Kind kind, const std::string& label);

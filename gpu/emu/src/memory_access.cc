@@ -7,7 +7,8 @@
 namespace emu {
 namespace {
 
-// ---- loads and stores ----------------------------------------------------------------------------------
+// ---- loads and stores
+// ----------------------------------------------------------------------------------
 
 template <unsigned Bytes, bool Signed>
 void load(Context& c, const Instruction& i) {
@@ -37,7 +38,8 @@ void store(Context& c, const Instruction& i) {
     uint64_t address = a[l] + static_cast<uint64_t>(i.offset);
     if (i.synchronizes) c.acquire_at(address);
     uint8_t* memory = c.access(i.space, address, Bytes * count, l, Access::Write);
-    for (uint32_t n = 0; n < count; n++) std::memcpy(memory + n * Bytes, &c.slot(i.list_a, n)[l], Bytes);
+    for (uint32_t n = 0; n < count; n++)
+      std::memcpy(memory + n * Bytes, &c.slot(i.list_a, n)[l], Bytes);
     if (i.synchronizes) c.release_at(address);
   });
 }
@@ -59,11 +61,20 @@ void decode_ld(Statement& s, Instruction& i) {
   i.type = s.type();
   bool has_sign = is_signed(i.type);
   switch (bytes_of(i.type)) {
-    case 1: i.handler = has_sign ? load<1, true> : load<1, false>; break;
-    case 2: i.handler = has_sign ? load<2, true> : load<2, false>; break;
-    case 4: i.handler = has_sign ? load<4, true> : load<4, false>; break;
-    case 8: i.handler = load<8, false>; break;
-    default: s.unsupported("type");
+    case 1:
+      i.handler = has_sign ? load<1, true> : load<1, false>;
+      break;
+    case 2:
+      i.handler = has_sign ? load<2, true> : load<2, false>;
+      break;
+    case 4:
+      i.handler = has_sign ? load<4, true> : load<4, false>;
+      break;
+    case 8:
+      i.handler = load<8, false>;
+      break;
+    default:
+      s.unsupported("type");
   }
   i.list = s.targets();
   if (i.list.count != (vector < 0 ? 1u : 2u << vector)) s.unsupported("vector");
@@ -79,11 +90,20 @@ void decode_st(Statement& s, Instruction& i) {
   int vector = s.take_one({"v2", "v4", "v8"});
   i.type = s.type();
   switch (bytes_of(i.type)) {
-    case 1: i.handler = store<1>; break;
-    case 2: i.handler = store<2>; break;
-    case 4: i.handler = store<4>; break;
-    case 8: i.handler = store<8>; break;
-    default: s.unsupported("type");
+    case 1:
+      i.handler = store<1>;
+      break;
+    case 2:
+      i.handler = store<2>;
+      break;
+    case 4:
+      i.handler = store<4>;
+      break;
+    case 8:
+      i.handler = store<8>;
+      break;
+    default:
+      s.unsupported("type");
   }
   s.address(i);
   i.list_a = s.sources(i.type);
@@ -92,9 +112,21 @@ void decode_st(Statement& s, Instruction& i) {
   note_ordering(s, i);
 }
 
-// ---- atomics -------------------------------------------------------------------------------------------
+// ---- atomics
+// -------------------------------------------------------------------------------------------
 
-enum AtomicOperation : uint8_t { kAdd, kMin, kMax, kAnd, kOr, kXor, kExchange, kCompareAndSwap, kIncrement, kDecrement };
+enum AtomicOperation : uint8_t {
+  kAdd,
+  kMin,
+  kMax,
+  kAnd,
+  kOr,
+  kXor,
+  kExchange,
+  kCompareAndSwap,
+  kIncrement,
+  kDecrement
+};
 
 template <class T>
 T extreme(uint8_t operation, T a, T b) {
@@ -104,7 +136,8 @@ T extreme(uint8_t operation, T a, T b) {
 uint16_t half_sum(Type type, uint64_t a, uint64_t b) {
   auto x = static_cast<uint16_t>(a), y = static_cast<uint16_t>(b);
   bool bf16 = type == Type::BF16 || type == Type::BF16x2;
-  return bf16 ? float_to_bf16(bf16_to_float(x) + bf16_to_float(y)) : float_to_f16(f16_to_float(x) + f16_to_float(y));
+  return bf16 ? float_to_bf16(bf16_to_float(x) + bf16_to_float(y))
+              : float_to_f16(f16_to_float(x) + f16_to_float(y));
 }
 
 /// What memory holds after an atomic on `old`.
@@ -113,29 +146,44 @@ uint64_t updated(const Instruction& i, uint64_t old, uint64_t value, uint64_t sw
   switch (i.mode) {
     case kAdd:
       switch (i.type) {
-        case Type::F32: return put<float>(get<float>(old) + get<float>(value));
-        case Type::F64: return put<double>(get<double>(old) + get<double>(value));
+        case Type::F32:
+          return put<float>(get<float>(old) + get<float>(value));
+        case Type::F64:
+          return put<double>(get<double>(old) + get<double>(value));
         case Type::F16:
-        case Type::BF16: return half_sum(i.type, old, value);
+        case Type::BF16:
+          return half_sum(i.type, old, value);
         case Type::F16x2:
         case Type::BF16x2:
-          return static_cast<uint64_t>(half_sum(i.type, old >> 16, value >> 16)) << 16 | half_sum(i.type, old, value);
-        default: return old + value;
+          return static_cast<uint64_t>(half_sum(i.type, old >> 16, value >> 16)) << 16 |
+                 half_sum(i.type, old, value);
+        default:
+          return old + value;
       }
     case kMin:
     case kMax:
       switch (i.type) {
-        case Type::S32: return put(extreme(i.mode, get<int32_t>(old), get<int32_t>(value)));
-        case Type::S64: return put(extreme(i.mode, get<int64_t>(old), get<int64_t>(value)));
-        default: return extreme(i.mode, old & mask, value & mask);
+        case Type::S32:
+          return put(extreme(i.mode, get<int32_t>(old), get<int32_t>(value)));
+        case Type::S64:
+          return put(extreme(i.mode, get<int64_t>(old), get<int64_t>(value)));
+        default:
+          return extreme(i.mode, old & mask, value & mask);
       }
-    case kAnd: return old & value;
-    case kOr: return old | value;
-    case kXor: return old ^ value;
-    case kExchange: return value;
-    case kCompareAndSwap: return (old & mask) == (value & mask) ? swap : old;
-    case kIncrement: return (old & mask) >= (value & mask) ? 0 : old + 1;
-    case kDecrement: return (old & mask) == 0 || (old & mask) > (value & mask) ? value : old - 1;
+    case kAnd:
+      return old & value;
+    case kOr:
+      return old | value;
+    case kXor:
+      return old ^ value;
+    case kExchange:
+      return value;
+    case kCompareAndSwap:
+      return (old & mask) == (value & mask) ? swap : old;
+    case kIncrement:
+      return (old & mask) >= (value & mask) ? 0 : old + 1;
+    case kDecrement:
+      return (old & mask) == 0 || (old & mask) > (value & mask) ? value : old - 1;
   }
   return old;
 }
@@ -165,14 +213,16 @@ void decode_atomic(Statement& s, Instruction& i) {
   bool has_policy = s.take("L2::cache_hint");
   s.take_hints(i);
   s.take("noftz");
-  int operation = s.take_one({"add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec"});
+  int operation =
+      s.take_one({"add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec"});
   if (operation < 0) s.unsupported("operation");
   i.mode = static_cast<uint8_t>(operation);
   int vector = s.take_one({"v2", "v4", "v8"});
   i.type = s.type();
   i.bytes = static_cast<uint8_t>(bytes_of(i.type));
   bool sums_only = is_float(i.type);
-  if ((sums_only && i.mode != kAdd) || i.bytes > 8 || i.bytes < 2 || (returns && vector >= 0)) s.unsupported("type");
+  if ((sums_only && i.mode != kAdd) || i.bytes > 8 || i.bytes < 2 || (returns && vector >= 0))
+    s.unsupported("type");
   if (returns) i.target = s.target();
   s.address(i);
   i.list_a = s.sources(i.type);
@@ -183,17 +233,21 @@ void decode_atomic(Statement& s, Instruction& i) {
   if (i.space != Space::Shared) s.names().function().uses_global_atomics = true;
 }
 
-// ---- asynchronous copies -------------------------------------------------------------------------------
+// ---- asynchronous copies
+// -------------------------------------------------------------------------------
 
 void copy_async(Context& c, const Instruction& i) {
   const uint64_t* to = c.slot(i.a);
   const uint64_t* from = c.slot(i.b);
   for_lanes(c.active, [&](unsigned l) {
-    uint32_t target = c.shared_offset(static_cast<uint32_t>(to[l] + static_cast<uint64_t>(i.offset)), i.bytes, l);
+    uint32_t target =
+        c.shared_offset(static_cast<uint32_t>(to[l] + static_cast<uint64_t>(i.offset)), i.bytes, l);
     uint64_t source = from[l] + static_cast<uint64_t>(i.offset_b);
-    uint32_t copied = i.mode == 0 ? i.bytes : std::min<uint32_t>(static_cast<uint32_t>(c.slot(i.c)[l]), i.bytes);
+    uint32_t copied =
+        i.mode == 0 ? i.bytes : std::min<uint32_t>(static_cast<uint32_t>(c.slot(i.c)[l]), i.bytes);
     if (copied > 0) {
-      if (source % i.bytes != 0) c.fault(ReportKind::Misaligned, "source of cp.async", static_cast<int>(l));
+      if (source % i.bytes != 0)
+        c.fault(ReportKind::Misaligned, "source of cp.async", static_cast<int>(l));
       for (uint32_t n = 0; n < copied;) {
         // What is copied need not be a power of two.
         uint32_t part = copied - n >= 8 ? 8 : copied - n >= 4 ? 4 : 1;
@@ -204,8 +258,8 @@ void copy_async(Context& c, const Instruction& i) {
     }
     c.touch_shared(target, i.bytes, l, Access::Write);
     std::fill_n(c.block.shared_state.begin() + target, i.bytes, ByteState::InFlight);
-    c.warp.copies.push_back({target, source, i.bytes, static_cast<uint8_t>(copied), static_cast<uint8_t>(l),
-                             c.warp.copy_group[l]});
+    c.warp.copies.push_back({target, source, i.bytes, static_cast<uint8_t>(copied),
+                             static_cast<uint8_t>(l), c.warp.copy_group[l]});
   });
 }
 
@@ -258,10 +312,11 @@ void decode_cp(Statement& s, Instruction& i) {
   take_cache_policy(s, has_policy);
 }
 
-// ---- matrices in shared memory -------------------------------------------------------------------------
+// ---- matrices in shared memory
+// -------------------------------------------------------------------------
 
-/// Lane l of matrix n holds elements 2·(l mod 4) and the next of row l / 4; transposed: of column l / 4.
-/// Rows of 16 bytes are addressed by lanes 8·n … 8·n + 7.
+/// Lane l of matrix n holds elements 2·(l mod 4) and the next of row l / 4; transposed: of column l
+/// / 4. Rows of 16 bytes are addressed by lanes 8·n … 8·n + 7.
 void load_matrices(Context& c, const Instruction& i) {
   if (!c.whole_warp()) return;
   const uint64_t* a = c.slot(i.a);
@@ -275,8 +330,11 @@ void load_matrices(Context& c, const Instruction& i) {
     for (unsigned l = 0; l < kLanes; l++) {
       unsigned group = l / 4, pair = 2 * (l % 4);
       uint16_t low, high;
-      std::memcpy(&low, i.transpose ? rows[8 * n + pair] + 2 * group : rows[8 * n + group] + 2 * pair, 2);
-      std::memcpy(&high, i.transpose ? rows[8 * n + pair + 1] + 2 * group : rows[8 * n + group] + 2 * pair + 2, 2);
+      std::memcpy(&low,
+                  i.transpose ? rows[8 * n + pair] + 2 * group : rows[8 * n + group] + 2 * pair, 2);
+      std::memcpy(
+          &high,
+          i.transpose ? rows[8 * n + pair + 1] + 2 * group : rows[8 * n + group] + 2 * pair + 2, 2);
       d[l] = static_cast<uint32_t>(high) << 16 | low;
     }
   }
@@ -295,8 +353,11 @@ void store_matrices(Context& c, const Instruction& i) {
     for (unsigned l = 0; l < kLanes; l++) {
       unsigned group = l / 4, pair = 2 * (l % 4);
       auto low = static_cast<uint16_t>(value[l]), high = static_cast<uint16_t>(value[l] >> 16);
-      std::memcpy(i.transpose ? rows[8 * n + pair] + 2 * group : rows[8 * n + group] + 2 * pair, &low, 2);
-      std::memcpy(i.transpose ? rows[8 * n + pair + 1] + 2 * group : rows[8 * n + group] + 2 * pair + 2, &high, 2);
+      std::memcpy(i.transpose ? rows[8 * n + pair] + 2 * group : rows[8 * n + group] + 2 * pair,
+                  &low, 2);
+      std::memcpy(
+          i.transpose ? rows[8 * n + pair + 1] + 2 * group : rows[8 * n + group] + 2 * pair + 2,
+          &high, 2);
     }
   }
 }
@@ -318,7 +379,8 @@ void decode_matrices(Statement& s, Instruction& i) {
   if (i.space == Space::Generic) s.unsupported("generic address");
 }
 
-// ---- address spaces ------------------------------------------------------------------------------------
+// ---- address spaces
+// ------------------------------------------------------------------------------------
 
 uint64_t window_of(Space space) {
   return space == Space::Shared  ? kSharedWindow
@@ -337,7 +399,8 @@ void convert_address(Context& c, const Instruction& i) {
 void is_in_space(Context& c, const Instruction& i) {
   const uint64_t* a = c.slot(i.a);
   uint32_t mask = 0;
-  for (unsigned l = 0; l < kLanes; l++) mask |= static_cast<uint32_t>((a[l] & kWindowMask) == window_of(i.space)) << l;
+  for (unsigned l = 0; l < kLanes; l++)
+    mask |= static_cast<uint32_t>((a[l] & kWindowMask) == window_of(i.space)) << l;
   c.set_predicate(i.target_predicate, mask);
 }
 
@@ -348,7 +411,8 @@ void map_address(Context& c, const Instruction& i) {
   const uint64_t* rank = c.slot(i.b);
   for_lanes(c.active, [&](unsigned l) {
     if (static_cast<uint32_t>(rank[l]) != 0) {
-      c.fault(ReportKind::Unsupported, "shared memory of another block of a cluster", static_cast<int>(l));
+      c.fault(ReportKind::Unsupported, "shared memory of another block of a cluster",
+              static_cast<int>(l));
     }
     d[l] = a[l];
   });

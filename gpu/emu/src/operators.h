@@ -35,14 +35,14 @@ void ternary(Context& c, const Instruction& i) {
 }
 
 /// The handler for an integer type of 16, 32 or 64 bits.
-#define EMU_FOR_INTEGER(type, shape, Op)                     \
-  ((type) == Type::S16   ? &shape<int16_t, Op>               \
+#define EMU_FOR_INTEGER(type, shape, Op)                               \
+  ((type) == Type::S16                          ? &shape<int16_t, Op>  \
    : (type) == Type::U16 || (type) == Type::B16 ? &shape<uint16_t, Op> \
-   : (type) == Type::S32 ? &shape<int32_t, Op>               \
+   : (type) == Type::S32                        ? &shape<int32_t, Op>  \
    : (type) == Type::U32 || (type) == Type::B32 ? &shape<uint32_t, Op> \
-   : (type) == Type::S64 ? &shape<int64_t, Op>               \
+   : (type) == Type::S64                        ? &shape<int64_t, Op>  \
    : (type) == Type::U64 || (type) == Type::B64 ? &shape<uint64_t, Op> \
-                         : nullptr)
+                                                : nullptr)
 
 /// Results that are NaN have one form in f32.
 inline float canonical(float value) {
@@ -72,28 +72,42 @@ template <class T>
 bool compare(Comparison how, T a, T b) {
   bool unordered = a != a || b != b;
   switch (how) {
-    case Comparison::Eq: return a == b;
-    case Comparison::Ne: return a != b && !unordered;
-    case Comparison::Lt: return a < b;
-    case Comparison::Le: return a <= b;
-    case Comparison::Gt: return a > b;
-    case Comparison::Ge: return a >= b;
-    case Comparison::Equ: return a == b || unordered;
-    case Comparison::Neu: return a != b;
-    case Comparison::Ltu: return a < b || unordered;
-    case Comparison::Leu: return a <= b || unordered;
-    case Comparison::Gtu: return a > b || unordered;
-    case Comparison::Geu: return a >= b || unordered;
-    case Comparison::Num: return !unordered;
-    case Comparison::Nan: return unordered;
+    case Comparison::Eq:
+      return a == b;
+    case Comparison::Ne:
+      return a != b && !unordered;
+    case Comparison::Lt:
+      return a < b;
+    case Comparison::Le:
+      return a <= b;
+    case Comparison::Gt:
+      return a > b;
+    case Comparison::Ge:
+      return a >= b;
+    case Comparison::Equ:
+      return a == b || unordered;
+    case Comparison::Neu:
+      return a != b;
+    case Comparison::Ltu:
+      return a < b || unordered;
+    case Comparison::Leu:
+      return a <= b || unordered;
+    case Comparison::Gtu:
+      return a > b || unordered;
+    case Comparison::Geu:
+      return a >= b || unordered;
+    case Comparison::Num:
+      return !unordered;
+    case Comparison::Nan:
+      return unordered;
   }
   return false;
 }
 
 class Statement;
 
-/// Decode an instruction of type f16, f16x2, bf16 or bf16x2, whose type and modifiers were taken. False if
-/// it is of another type.
+/// Decode an instruction of type f16, f16x2, bf16 or bf16x2, whose type and modifiers were taken.
+/// False if it is of another type.
 bool decode_half_unary(Statement& s, Instruction& i);
 bool decode_half_binary(Statement& s, Instruction& i);
 bool decode_half_ternary(Statement& s, Instruction& i);

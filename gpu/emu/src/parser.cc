@@ -1,4 +1,5 @@
-// PTX text to a Module: declarations, scopes and names. What instructions mean is their decoders' matter.
+// PTX text to a Module: declarations, scopes and names. What instructions mean is their decoders'
+// matter.
 #include <algorithm>
 #include <cctype>
 #include <cstdlib>
@@ -14,7 +15,8 @@ namespace emu {
 namespace {
 
 bool is_name_character(char c) {
-  return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '$' || c == '%' || c == '.';
+  return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '$' || c == '%' ||
+         c == '.';
 }
 
 uint64_t round_up(uint64_t value, uint64_t alignment) {
@@ -47,28 +49,47 @@ std::string without_comments(std::string text) {
 
 const std::unordered_map<std::string_view, Special>& specials() {
   static const std::unordered_map<std::string_view, Special> table = {
-      {"%tid.x", Special::TidX},       {"%tid.y", Special::TidY},
-      {"%tid.z", Special::TidZ},       {"%ntid.x", Special::NTidX},
-      {"%ntid.y", Special::NTidY},     {"%ntid.z", Special::NTidZ},
-      {"%ctaid.x", Special::CtaX},     {"%ctaid.y", Special::CtaY},
-      {"%ctaid.z", Special::CtaZ},     {"%nctaid.x", Special::NCtaX},
-      {"%nctaid.y", Special::NCtaY},   {"%nctaid.z", Special::NCtaZ},
-      {"%laneid", Special::Lane},      {"%warpid", Special::WarpId},
-      {"%nwarpid", Special::NWarpId},  {"%smid", Special::SmId},
-      {"%nsmid", Special::NSmId},      {"%gridid", Special::GridId},
-      {"%envreg1", Special::EnvReg1},  {"%envreg2", Special::EnvReg2},
+      {"%tid.x", Special::TidX},
+      {"%tid.y", Special::TidY},
+      {"%tid.z", Special::TidZ},
+      {"%ntid.x", Special::NTidX},
+      {"%ntid.y", Special::NTidY},
+      {"%ntid.z", Special::NTidZ},
+      {"%ctaid.x", Special::CtaX},
+      {"%ctaid.y", Special::CtaY},
+      {"%ctaid.z", Special::CtaZ},
+      {"%nctaid.x", Special::NCtaX},
+      {"%nctaid.y", Special::NCtaY},
+      {"%nctaid.z", Special::NCtaZ},
+      {"%laneid", Special::Lane},
+      {"%warpid", Special::WarpId},
+      {"%nwarpid", Special::NWarpId},
+      {"%smid", Special::SmId},
+      {"%nsmid", Special::NSmId},
+      {"%gridid", Special::GridId},
+      {"%envreg1", Special::EnvReg1},
+      {"%envreg2", Special::EnvReg2},
       {"%dynamic_smem_size", Special::DynamicShared},
       {"%total_smem_size", Special::TotalShared},
-      {"%lanemask_eq", Special::LanesEq}, {"%lanemask_lt", Special::LanesLt},
-      {"%lanemask_le", Special::LanesLe}, {"%lanemask_gt", Special::LanesGt},
+      {"%lanemask_eq", Special::LanesEq},
+      {"%lanemask_lt", Special::LanesLt},
+      {"%lanemask_le", Special::LanesLe},
+      {"%lanemask_gt", Special::LanesGt},
       {"%lanemask_ge", Special::LanesGe},
-      {"%cluster_ctarank", Special::Zero},    {"%cluster_nctarank", Special::One},
-      {"%cluster_ctaid.x", Special::Zero},    {"%cluster_ctaid.y", Special::Zero},
-      {"%cluster_ctaid.z", Special::Zero},    {"%cluster_nctaid.x", Special::One},
-      {"%cluster_nctaid.y", Special::One},    {"%cluster_nctaid.z", Special::One},
-      {"%clusterid.x", Special::CtaX},        {"%clusterid.y", Special::CtaY},
-      {"%clusterid.z", Special::CtaZ},        {"%nclusterid.x", Special::NCtaX},
-      {"%nclusterid.y", Special::NCtaY},      {"%nclusterid.z", Special::NCtaZ},
+      {"%cluster_ctarank", Special::Zero},
+      {"%cluster_nctarank", Special::One},
+      {"%cluster_ctaid.x", Special::Zero},
+      {"%cluster_ctaid.y", Special::Zero},
+      {"%cluster_ctaid.z", Special::Zero},
+      {"%cluster_nctaid.x", Special::One},
+      {"%cluster_nctaid.y", Special::One},
+      {"%cluster_nctaid.z", Special::One},
+      {"%clusterid.x", Special::CtaX},
+      {"%clusterid.y", Special::CtaY},
+      {"%clusterid.z", Special::CtaZ},
+      {"%nclusterid.x", Special::NCtaX},
+      {"%nclusterid.y", Special::NCtaY},
+      {"%nclusterid.z", Special::NCtaZ},
   };
   return table;
 }
@@ -151,7 +172,9 @@ class Parser final : public Names {
   }
 
   bool skip_blanks() {
-    while (at_ < text_.size() && (std::isspace(static_cast<unsigned char>(text_[at_])) || text_[at_] == ';')) at_++;
+    while (at_ < text_.size() &&
+           (std::isspace(static_cast<unsigned char>(text_[at_])) || text_[at_] == ';'))
+      at_++;
     statement_ = at_;
     return at_ < text_.size();
   }
@@ -224,7 +247,9 @@ std::vector<std::string> Parser::words(std::string_view text) {
       continue;
     }
     size_t end = i;
-    while (end < text.size() && !std::isspace(static_cast<unsigned char>(text[end])) && text[end] != ',') end++;
+    while (end < text.size() && !std::isspace(static_cast<unsigned char>(text[end])) &&
+           text[end] != ',')
+      end++;
     result.emplace_back(text.substr(i, end - i));
     i = end;
   }
@@ -295,7 +320,8 @@ void Parser::entry(std::string_view head) {
       Declaration declared = declaration(tokens, {});
       uint32_t offset =
           static_cast<uint32_t>(round_up(function_->parameter_bytes, declared.alignment));
-      function_->parameters.push_back({declared.name, offset, static_cast<uint32_t>(declared.bytes())});
+      function_->parameters.push_back(
+          {declared.name, offset, static_cast<uint32_t>(declared.bytes())});
       function_->parameter_bytes = offset + static_cast<uint32_t>(declared.bytes());
       symbols_[declared.name] = {Space::Param, offset, false};
     }
@@ -318,7 +344,8 @@ void Parser::directive_of_entry(std::string_view text) {
     }
     i--;
     if (bound) function_->max_threads = product;
-    if (cluster && product != 1) function_->unsupported = "not supported: clusters of more than one block";
+    if (cluster && product != 1)
+      function_->unsupported = "not supported: clusters of more than one block";
   }
 }
 
@@ -368,13 +395,15 @@ void Parser::registers(std::string_view statement) {
   auto list = words(statement);
   if (list.empty()) fail("an empty .reg");
   Type type = type_named(std::string_view(list[0]).substr(1));
-  if (type == Type::None || bytes_of(type) > 8) fail("registers of type " + list[0] + " are not supported");
+  if (type == Type::None || bytes_of(type) > 8)
+    fail("registers of type " + list[0] + " are not supported");
   for (size_t i = 1; i < list.size(); i++) {
     size_t open = list[i].find('<');
     std::string name = list[i].substr(0, open);
-    uint32_t count = open == std::string::npos
-                         ? 0
-                         : static_cast<uint32_t>(std::strtoul(list[i].c_str() + open + 1, nullptr, 10));
+    uint32_t count =
+        open == std::string::npos
+            ? 0
+            : static_cast<uint32_t>(std::strtoul(list[i].c_str() + open + 1, nullptr, 10));
     Register added;
     added.predicate = type == Type::Pred;
     added.count = count;
@@ -407,17 +436,21 @@ Declaration Parser::declaration(std::vector<std::string> list, std::string_view 
       }
     }
   }
-  if (declared.type == Type::None || declared.name.empty()) fail("a declaration without type or name");
+  if (declared.type == Type::None || declared.name.empty())
+    fail("a declaration without type or name");
   if (declared.alignment == 0) declared.alignment = bytes_of(declared.type);
   return declared;
 }
 
 void Parser::variable(std::string_view statement) {
   size_t equals = statement.find('=');
-  std::string_view initializer = equals == std::string_view::npos ? std::string_view{} : statement.substr(equals + 1);
+  std::string_view initializer =
+      equals == std::string_view::npos ? std::string_view{} : statement.substr(equals + 1);
   auto list = words(statement.substr(0, equals));
   Declaration declared = declaration(list, initializer);
-  auto has = [&](const char* word) { return std::find(list.begin(), list.end(), word) != list.end(); };
+  auto has = [&](const char* word) {
+    return std::find(list.begin(), list.end(), word) != list.end();
+  };
   if (has(".shared")) {
     if (function_ == nullptr) {
       module_shared_[declared.name] = declared;
@@ -514,8 +547,8 @@ void Parser::resolve_labels() {
   }
 }
 
-/// While the text is read a preset's id is its place with the highest bit set. Here presets get the slots
-/// from 1 on, and registers follow.
+/// While the text is read a preset's id is its place with the highest bit set. Here presets get the
+/// slots from 1 on, and registers follow.
 void Parser::finish_presets(uint32_t values) {
   Function& f = *function_;
   uint32_t presets = static_cast<uint32_t>(f.presets.size());
@@ -573,7 +606,8 @@ std::optional<uint64_t> Parser::literal(std::string_view view, Type type) {
     return type == Type::F32 ? put<float>(static_cast<float>(bit_cast<double>(bits))) : bits;
   }
   size_t first = text[0] == '-' || text[0] == '+' ? 1 : 0;
-  if (first >= text.size() || !std::isdigit(static_cast<unsigned char>(text[first]))) return std::nullopt;
+  if (first >= text.size() || !std::isdigit(static_cast<unsigned char>(text[first])))
+    return std::nullopt;
   bool hexadecimal = text.compare(first, 2, "0x") == 0 || text.compare(first, 2, "0X") == 0;
   char* end = nullptr;
   if (!hexadecimal && text.find_first_of(".eE") != std::string::npos) {
@@ -617,7 +651,8 @@ Space Parser::space_of(std::string_view text) {
 
 uint32_t Parser::value(std::string_view text, Type type) {
   if (auto found = find_register(text)) {
-    if (found->predicate) throw Unsupported("not supported: predicate " + std::string(text) + " as a value");
+    if (found->predicate)
+      throw Unsupported("not supported: predicate " + std::string(text) + " as a value");
     return found->first;
   }
   if (auto number = literal(text, type)) return preset(Preset::Constant, *number);
@@ -672,7 +707,8 @@ std::unique_ptr<Module> parse(const std::string& text) { return Parser(text).par
 const Function& Module::kernel(const std::string& name) const {
   auto it = functions.find(name);
   if (it == functions.end()) throw Error("no kernel " + name + " in the module");
-  if (!it->second->unsupported.empty()) throw Error(it->second->unsupported + " (kernel " + name + ")");
+  if (!it->second->unsupported.empty())
+    throw Error(it->second->unsupported + " (kernel " + name + ")");
   return *it->second;
 }
 

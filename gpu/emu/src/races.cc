@@ -22,7 +22,8 @@ void RaceDetector::split(uint32_t unit) {
 }
 
 template <bool Write>
-bool RaceDetector::touch(size_t cell, unsigned warp, const Clock& now, uint32_t line, Conflict& conflict) {
+bool RaceDetector::touch(size_t cell, unsigned warp, const Clock& now, uint32_t line,
+                         Conflict& conflict) {
   Cell& c = cells_[cell];
   uint32_t* reads = &reads_[cell * warps_];
   if (c.write_warp != warp && c.write_clock > now[c.write_warp]) {
@@ -44,7 +45,8 @@ bool RaceDetector::touch(size_t cell, unsigned warp, const Clock& now, uint32_t 
 }
 
 template <bool Write>
-Conflict RaceDetector::access(unsigned warp, const Clock& now, uint32_t address, uint32_t bytes, uint32_t line) {
+Conflict RaceDetector::access(unsigned warp, const Clock& now, uint32_t address, uint32_t bytes,
+                              uint32_t line) {
   Conflict conflict;
   uint32_t end = address + bytes;
   for (uint32_t at = address; at < end && !conflict.found;) {
@@ -67,11 +69,13 @@ Conflict RaceDetector::access(unsigned warp, const Clock& now, uint32_t address,
   return conflict;
 }
 
-Conflict RaceDetector::read(unsigned warp, const Clock& now, uint32_t address, uint32_t bytes, uint32_t line) {
+Conflict RaceDetector::read(unsigned warp, const Clock& now, uint32_t address, uint32_t bytes,
+                            uint32_t line) {
   return access<false>(warp, now, address, bytes, line);
 }
 
-Conflict RaceDetector::write(unsigned warp, const Clock& now, uint32_t address, uint32_t bytes, uint32_t line) {
+Conflict RaceDetector::write(unsigned warp, const Clock& now, uint32_t address, uint32_t bytes,
+                             uint32_t line) {
   return access<true>(warp, now, address, bytes, line);
 }
 

@@ -1,9 +1,10 @@
 // Races in a block's shared memory, found by vector clocks.
 //
-// Every warp counts its own releases (barriers it arrived at, mbarriers, atomics) and knows of each other
-// warp the count up to which it has synchronised with it. Two accesses of different warps to one byte, one
-// of them a write, race unless the later one's warp had synchronised with the earlier one's since. Unlike a
-// watch for wrong values this finds a missing barrier in whatever order the warps happened to run.
+// Every warp counts its own releases (barriers it arrived at, mbarriers, atomics) and knows of each
+// other warp the count up to which it has synchronised with it. Two accesses of different warps to
+// one byte, one of them a write, race unless the later one's warp had synchronised with the earlier
+// one's since. Unlike a watch for wrong values this finds a missing barrier in whatever order the
+// warps happened to run.
 #pragma once
 
 #include <array>
@@ -56,8 +57,8 @@ class RaceDetector {
 
   unsigned warps_ = 0;
   std::vector<Cell> cells_;
-  std::vector<uint32_t> reads_;       ///< [cell][warp]: the warp's clock at its last read
-  std::vector<uint32_t> bytes_of_;    ///< unit → first of its 16 byte cells; 0 if it was not split
+  std::vector<uint32_t> reads_;     ///< [cell][warp]: the warp's clock at its last read
+  std::vector<uint32_t> bytes_of_;  ///< unit → first of its 16 byte cells; 0 if it was not split
 };
 
 }  // namespace emu

@@ -1,4 +1,5 @@
-// Which slot a register gets: liveness over the control flow graph, then a linear scan of intervals.
+// Which slot a register gets: liveness over the control flow graph, then a linear scan of
+// intervals.
 #include <algorithm>
 #include <functional>
 #include <queue>
@@ -28,7 +29,8 @@ class Bits {
   template <class F>
   void for_each(F f) const {
     for (size_t w = 0; w < words_.size(); w++) {
-      for (uint64_t rest = words_[w]; rest != 0; rest &= rest - 1) f(w * 64 + __builtin_ctzll(rest));
+      for (uint64_t rest = words_[w]; rest != 0; rest &= rest - 1)
+        f(w * 64 + __builtin_ctzll(rest));
     }
   }
 
@@ -38,7 +40,12 @@ class Bits {
 
 struct BasicBlock {
   BasicBlock(size_t begin, size_t end, size_t registers)
-      : begin(begin), end(end), uses(registers), kills(registers), live_in(registers), live_out(registers) {}
+      : begin(begin),
+        end(end),
+        uses(registers),
+        kills(registers),
+        live_in(registers),
+        live_out(registers) {}
   size_t begin, end;
   std::vector<size_t> successors;
   Bits uses, kills, live_in, live_out;
@@ -106,7 +113,8 @@ void assign_slots(Function& function, uint32_t first_register) {
   for (bool changed = true; changed;) {
     changed = false;
     for (size_t b = blocks.size(); b-- > 0;) {
-      for (size_t next : blocks[b].successors) blocks[b].live_out.add(blocks[next].live_in, nullptr);
+      for (size_t next : blocks[b].successors)
+        blocks[b].live_out.add(blocks[next].live_in, nullptr);
       changed |= blocks[b].live_in.add(blocks[b].live_out, &blocks[b].kills);
     }
   }

@@ -84,11 +84,16 @@ Type Statement::type() {
 
 Rounding Statement::rounding() {
   switch (take_one({"rn", "rz", "rm", "rp", "rna"})) {
-    case 1: return Rounding::Zero;
-    case 2: return Rounding::Down;
-    case 3: return Rounding::Up;
-    case 4: return Rounding::NearestAway;
-    default: return Rounding::NearestEven;
+    case 1:
+      return Rounding::Zero;
+    case 2:
+      return Rounding::Down;
+    case 3:
+      return Rounding::Up;
+    case 4:
+      return Rounding::NearestAway;
+    default:
+      return Rounding::NearestEven;
   }
 }
 
@@ -96,16 +101,22 @@ Space Statement::space() {
   // Clusters have one block here, so that the whole cluster's shared memory is the block's.
   switch (take_one({"global", "shared", "shared::cta", "shared::cluster", "local", "const", "param",
                     "param::entry", "param::func"})) {
-    case 0: return Space::Global;
+    case 0:
+      return Space::Global;
     case 1:
     case 2:
-    case 3: return Space::Shared;
-    case 4: return Space::Local;
-    case 5: return Space::Const;
+    case 3:
+      return Space::Shared;
+    case 4:
+      return Space::Local;
+    case 5:
+      return Space::Const;
     case 6:
     case 7:
-    case 8: return Space::Param;
-    default: return Space::Generic;
+    case 8:
+      return Space::Param;
+    default:
+      return Space::Generic;
   }
 }
 
@@ -162,23 +173,26 @@ void Statement::target_predicates(Instruction& to) {
   std::string_view text = operand();
   size_t bar = text.find('|');
   to.target_predicate = names_.target_predicate(trimmed(text.substr(0, bar)));
-  to.target_predicate2 =
-      bar == std::string_view::npos ? kNoPredicate : names_.target_predicate(trimmed(text.substr(bar + 1)));
+  to.target_predicate2 = bar == std::string_view::npos
+                             ? kNoPredicate
+                             : names_.target_predicate(trimmed(text.substr(bar + 1)));
 }
 
 void Statement::target_and_predicate(Instruction& to) {
   std::string_view text = operand();
   size_t bar = text.find('|');
   to.target = names_.target(trimmed(text.substr(0, bar)));
-  to.target_predicate =
-      bar == std::string_view::npos ? kNoPredicate : names_.target_predicate(trimmed(text.substr(bar + 1)));
+  to.target_predicate = bar == std::string_view::npos
+                            ? kNoPredicate
+                            : names_.target_predicate(trimmed(text.substr(bar + 1)));
 }
 
 void Statement::address(Instruction& to) { address(to, to.a, to.offset); }
 
 void Statement::address(Instruction& to, uint32_t& slot, int64_t& offset) {
   std::string_view text = operand();
-  if (text.size() < 2 || text.front() != '[' || text.back() != ']') unsupported("no address: " + std::string(text));
+  if (text.size() < 2 || text.front() != '[' || text.back() != ']')
+    unsupported("no address: " + std::string(text));
   text = trimmed(text.substr(1, text.size() - 2));
   size_t plus = text.find('+');
   std::string_view base = trimmed(text.substr(0, plus));
@@ -191,7 +205,8 @@ void Statement::address(Instruction& to, uint32_t& slot, int64_t& offset) {
   }
   // A name says the space; parameters of calls live among the locals.
   Space named = names_.space_of(base);
-  if (to.space == Space::Generic || (to.space == Space::Param && named == Space::Local)) to.space = named;
+  if (to.space == Space::Generic || (to.space == Space::Param && named == Space::Local))
+    to.space = named;
   slot = names_.value(base, Type::B64);
 }
 

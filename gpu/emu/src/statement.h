@@ -19,7 +19,8 @@ struct Unsupported : Error {
 class Names {
  public:
   virtual ~Names() = default;
-  /// Slot of an operand that holds a value of `type`: register, immediate, variable's address or special.
+  /// Slot of an operand that holds a value of `type`: register, immediate, variable's address or
+  /// special.
   virtual uint32_t value(std::string_view text, Type type) = 0;
   virtual uint32_t target(std::string_view text) = 0;
   virtual uint32_t predicate(std::string_view text) = 0;
@@ -48,13 +49,16 @@ class Statement {
   /// Takes .rn .rz .rm .rp .rna where one is there.
   Rounding rounding();
   Space space();
-  /// Takes modifiers that say only how well something may be cached or in which scope it is ordered.
+  /// Takes modifiers that say only how well something may be cached or in which scope it is
+  /// ordered.
   void take_hints(Instruction& to);
   /// Takes a modifier "m16n8k16" into the instruction's shape.
   void shape(Instruction& to);
 
   size_t operands_left() const { return operands_.size() - next_; }
-  std::string_view peek() const { return next_ < operands_.size() ? operands_[next_] : std::string_view{}; }
+  std::string_view peek() const {
+    return next_ < operands_.size() ? operands_[next_] : std::string_view{};
+  }
   void skip() { next_++; }
   uint32_t target();
   uint32_t source(Type type);

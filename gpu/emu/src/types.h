@@ -9,17 +9,37 @@
 
 namespace emu {
 
-/// Anything that stops a module or a launch; `what()` names the line of the PTX text where there is one.
+/// Anything that stops a module or a launch; `what()` names the line of the PTX text where there is
+/// one.
 struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
 enum class Type : uint8_t {
-  B8, B16, B32, B64, B128,
-  U8, U16, U32, U64,
-  S8, S16, S32, S64,
-  F16, F16x2, BF16, BF16x2, TF32, F32, F64,
-  E4M3, E5M2, E4M3x2, E5M2x2,
+  B8,
+  B16,
+  B32,
+  B64,
+  B128,
+  U8,
+  U16,
+  U32,
+  U64,
+  S8,
+  S16,
+  S32,
+  S64,
+  F16,
+  F16x2,
+  BF16,
+  BF16x2,
+  TF32,
+  F32,
+  F64,
+  E4M3,
+  E5M2,
+  E4M3x2,
+  E5M2x2,
   Pred,
   None,
 };
@@ -27,9 +47,20 @@ enum class Type : uint8_t {
 enum class Rounding : uint8_t { NearestEven, Zero, Down, Up, NearestAway };
 enum class Space : uint8_t { Generic, Global, Shared, Local, Const, Param };
 enum class Comparison : uint8_t {
-  Eq, Ne, Lt, Le, Gt, Ge,
-  Equ, Neu, Ltu, Leu, Gtu, Geu,  // true where an operand is NaN
-  Num, Nan,
+  Eq,
+  Ne,
+  Lt,
+  Le,
+  Gt,
+  Ge,
+  Equ,
+  Neu,
+  Ltu,
+  Leu,
+  Gtu,
+  Geu,  // true where an operand is NaN
+  Num,
+  Nan,
 };
 
 /// The type of a name as modifiers spell it ("u32"), or None.

@@ -35,7 +35,8 @@ void shuffle(Context& c, const Instruction& i) {
     bool good = i.mode == kUp ? from >= last : from <= last;
     if (!good) from = lane;
     if ((c.active >> from & 1) == 0) {
-      c.report(ReportKind::MemberMask, "shfl from lane " + std::to_string(from) + ", which does not take part",
+      c.report(ReportKind::MemberMask,
+               "shfl from lane " + std::to_string(from) + ", which does not take part",
                static_cast<int>(l));
     }
     results[l] = static_cast<uint32_t>(a[from]);
@@ -55,7 +56,9 @@ void vote(Context& c, const Instruction& i) {
     for_lanes(c.active, [&](unsigned l) { d[l] = votes; });
     return;
   }
-  bool holds = i.mode == kAll ? votes == c.active : i.mode == kAny ? votes != 0 : votes == 0 || votes == c.active;
+  bool holds = i.mode == kAll   ? votes == c.active
+               : i.mode == kAny ? votes != 0
+                                : votes == 0 || votes == c.active;
   c.set_predicate(i.target_predicate, holds ? kAllLanes : 0);
 }
 
@@ -67,7 +70,9 @@ void match(Context& c, const Instruction& i) {
   uint32_t same[kLanes];
   for_lanes(c.active, [&](unsigned l) {
     same[l] = 0;
-    for_lanes(c.active, [&](unsigned other) { same[l] |= static_cast<uint32_t>(get<T>(a[l]) == get<T>(a[other])) << other; });
+    for_lanes(c.active, [&](unsigned other) {
+      same[l] |= static_cast<uint32_t>(get<T>(a[l]) == get<T>(a[other])) << other;
+    });
   });
   bool all = same[__builtin_ctz(c.active)] == c.active;
   bool wants_all = i.mode != 0;
@@ -86,12 +91,24 @@ void reduce(Context& c, const Instruction& i) {
   for_lanes(c.active & (c.active - 1), [&](unsigned l) {
     T value = get<T>(a[l]);
     switch (i.mode) {
-      case kAdd: result = static_cast<T>(static_cast<uint32_t>(result) + static_cast<uint32_t>(value)); break;
-      case kMin: result = std::min(result, value); break;
-      case kMax: result = std::max(result, value); break;
-      case kAnd: result &= value; break;
-      case kOr: result |= value; break;
-      default: result ^= value; break;
+      case kAdd:
+        result = static_cast<T>(static_cast<uint32_t>(result) + static_cast<uint32_t>(value));
+        break;
+      case kMin:
+        result = std::min(result, value);
+        break;
+      case kMax:
+        result = std::max(result, value);
+        break;
+      case kAnd:
+        result &= value;
+        break;
+      case kOr:
+        result |= value;
+        break;
+      default:
+        result ^= value;
+        break;
     }
   });
   for_lanes(c.active, [&](unsigned l) { d[l] = put<T>(result); });

@@ -1,5 +1,5 @@
-// Ranks as processes over the emulated NCCL: `nccl_test libnccl.so.2`. Expected values are computed here from
-// what every rank contributes.
+// Ranks as processes over the emulated NCCL: `nccl_test libnccl.so.2`. Expected values are computed
+// here from what every rank contributes.
 #include <dlfcn.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -58,7 +58,9 @@ uint16_t f16(float value) {
 }
 
 /// A small number that is exact in every format: what rank contributes at i.
-int contribution(int rank, size_t i) { return static_cast<int>((i * 7 + static_cast<size_t>(rank) * 3) % 11) - 5; }
+int contribution(int rank, size_t i) {
+  return static_cast<int>((i * 7 + static_cast<size_t>(rank) * 3) % 11) - 5;
+}
 int total(int ranks, size_t i) {
   int sum = 0;
   for (int r = 0; r < ranks; r++) sum += contribution(r, i);
@@ -70,24 +72,31 @@ void reductions(Comm comm, int ranks, int rank, int type, const std::function<T(
   size_t count = 300001;  // more than what is exchanged at once, and odd
   std::vector<T> from(count), to(count);
   for (size_t i = 0; i < count; i++) from[i] = encode(contribution(rank, i));
-  expect(nccl.all_reduce(from.data(), to.data(), count, type, kSum, comm, nullptr) == 0, "all-reduce", rank);
+  expect(nccl.all_reduce(from.data(), to.data(), count, type, kSum, comm, nullptr) == 0,
+         "all-reduce", rank);
   bool good = true;
   for (size_t i = 0; i < count; i++) good &= to[i] == encode(total(ranks, i));
   expect(good, "all-reduce's sums", rank);
-  expect(nccl.all_reduce(from.data(), from.data(), count, type, kMax, comm, nullptr) == 0, "all-reduce in place", rank);
+  expect(nccl.all_reduce(from.data(), from.data(), count, type, kMax, comm, nullptr) == 0,
+         "all-reduce in place", rank);
   size_t each = 40001;
   std::vector<T> parts(each * static_cast<size_t>(ranks)), part(each);
   for (size_t i = 0; i < parts.size(); i++) parts[i] = encode(contribution(rank, i));
-  expect(nccl.reduce_scatter(parts.data(), part.data(), each, type, kSum, comm, nullptr) == 0, "reduce-scatter", rank);
+  expect(nccl.reduce_scatter(parts.data(), part.data(), each, type, kSum, comm, nullptr) == 0,
+         "reduce-scatter", rank);
   good = true;
-  for (size_t i = 0; i < each; i++) good &= part[i] == encode(total(ranks, static_cast<size_t>(rank) * each + i));
+  for (size_t i = 0; i < each; i++)
+    good &= part[i] == encode(total(ranks, static_cast<size_t>(rank) * each + i));
   expect(good, "reduce-scatter's sums", rank);
   for (size_t i = 0; i < each; i++) part[i] = encode(contribution(rank, i));
-  expect(nccl.all_gather(part.data(), parts.data(), each, type, comm, nullptr) == 0, "all-gather", rank);
+  expect(nccl.all_gather(part.data(), parts.data(), each, type, comm, nullptr) == 0, "all-gather",
+         rank);
   good = true;
-  for (size_t i = 0; i < parts.size(); i++) good &= parts[i] == encode(contribution(static_cast<int>(i / each), i % each));
+  for (size_t i = 0; i < parts.size(); i++)
+    good &= parts[i] == encode(contribution(static_cast<int>(i / each), i % each));
   expect(good, "all-gather's parts", rank);
-  expect(nccl.broadcast(part.data(), part.data(), each, type, ranks - 1, comm, nullptr) == 0, "broadcast", rank);
+  expect(nccl.broadcast(part.data(), part.data(), each, type, ranks - 1, comm, nullptr) == 0,
+         "broadcast", rank);
   good = true;
   for (size_t i = 0; i < each; i++) good &= part[i] == encode(contribution(ranks - 1, i));
   expect(good, "broadcast's values", rank);
@@ -95,7 +104,9 @@ void reductions(Comm comm, int ranks, int rank, int type, const std::function<T(
 
 /// All-to-all with pieces of different lengths, some of none.
 void all_to_all(Comm comm, int ranks, int rank) {
-  auto length = [&](int from, int to) { return static_cast<size_t>((from * 5 + to * 3) % 4) * 20000; };
+  auto length = [&](int from, int to) {
+    return static_cast<size_t>((from * 5 + to * 3) % 4) * 20000;
+  };
   std::vector<std::vector<int32_t>> out(static_cast<size_t>(ranks)), in(static_cast<size_t>(ranks));
   expect(nccl.group_start() == 0, "group", rank);
   for (int peer = 0; peer < ranks; peer++) {
@@ -103,7 +114,8 @@ void all_to_all(Comm comm, int ranks, int rank) {
     auto& received = in[static_cast<size_t>(peer)];
     sent.resize(length(rank, peer));
     received.resize(length(peer, rank));
-    for (size_t i = 0; i < sent.size(); i++) sent[i] = static_cast<int32_t>(i) * 64 + rank * 8 + peer;
+    for (size_t i = 0; i < sent.size(); i++)
+      sent[i] = static_cast<int32_t>(i) * 64 + rank * 8 + peer;
     nccl.send(sent.data(), sent.size(), kInt32, peer, comm, nullptr);
     nccl.receive(received.data(), received.size(), kInt32, peer, comm, nullptr);
   }
@@ -111,7 +123,8 @@ void all_to_all(Comm comm, int ranks, int rank) {
   bool good = true;
   for (int peer = 0; peer < ranks; peer++) {
     const auto& received = in[static_cast<size_t>(peer)];
-    for (size_t i = 0; i < received.size(); i++) good &= received[i] == static_cast<int32_t>(i) * 64 + peer * 8 + rank;
+    for (size_t i = 0; i < received.size(); i++)
+      good &= received[i] == static_cast<int32_t>(i) * 64 + peer * 8 + rank;
   }
   expect(good, "all-to-all's pieces", rank);
 }
@@ -175,8 +188,10 @@ int main(int argc, char** argv) {
   for (int ranks : {1, 2, 4, 8}) {
     int bad = run(ranks, [&](Comm comm, int rank) {
       reductions<float>(comm, ranks, rank, kFloat32, [](int v) { return static_cast<float>(v); });
-      reductions<uint16_t>(comm, ranks, rank, kFloat16, [](int v) { return f16(static_cast<float>(v)); });
-      reductions<uint16_t>(comm, ranks, rank, kBfloat16, [](int v) { return bf16(static_cast<float>(v)); });
+      reductions<uint16_t>(comm, ranks, rank, kFloat16,
+                           [](int v) { return f16(static_cast<float>(v)); });
+      reductions<uint16_t>(comm, ranks, rank, kBfloat16,
+                           [](int v) { return bf16(static_cast<float>(v)); });
       reductions<int32_t>(comm, ranks, rank, kInt32, [](int v) { return v; });
       reductions<int8_t>(comm, ranks, rank, kInt8, [](int v) { return static_cast<int8_t>(v); });
       all_to_all(comm, ranks, rank);
@@ -198,7 +213,8 @@ int main(int argc, char** argv) {
   double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   bool good = bad == 1 && seconds < 20;
   failures += !good;
-  std::printf("%s a killed rank ends the others' calls (%d ranks without that error)\n", good ? "ok" : "FAILED", bad - 1);
+  std::printf("%s a killed rank ends the others' calls (%d ranks without that error)\n",
+              good ? "ok" : "FAILED", bad - 1);
 
   // A rank that never comes.
   setenv("HYBRIDSEEK_EMU_NCCL_TIMEOUT", "300", 1);

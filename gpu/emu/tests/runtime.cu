@@ -1,4 +1,5 @@
-// A program on the emulated CUDA runtime: what nvcc makes of ordinary host code must find its functions.
+// A program on the emulated CUDA runtime: what nvcc makes of ordinary host code must find its
+// functions.
 #include <cooperative_groups.h>
 #include <cuda_runtime.h>
 
@@ -74,11 +75,14 @@ int main() {
   cudaMalloc(&values, 16);
   cudaMalloc(&sums, 16);
   void* arguments[] = {&values, &sums};
-  expect(cudaLaunchCooperativeKernel(reinterpret_cast<void*>(sums_of_all), 4, 32, arguments, 0, stream) == 0, "a cooperative launch");
+  expect(cudaLaunchCooperativeKernel(reinterpret_cast<void*>(sums_of_all), 4, 32, arguments, 0,
+                                     stream) == 0,
+         "a cooperative launch");
   int got[4];
   cudaMemcpy(got, sums, 16, cudaMemcpyDeviceToHost);
   expect(got[0] == 10 && got[3] == 10, "its grid barrier");
-  expect(cudaLaunchCooperativeKernel(reinterpret_cast<void*>(sums_of_all), 100000, 32, arguments, 0, stream) == cudaErrorCooperativeLaunchTooLarge,
+  expect(cudaLaunchCooperativeKernel(reinterpret_cast<void*>(sums_of_all), 100000, 32, arguments, 0,
+                                     stream) == cudaErrorCooperativeLaunchTooLarge,
          "too large a cooperative launch is refused");
 
   int* out;
