@@ -119,6 +119,8 @@ Session::Session(const Runtime& runtime, const std::string& model, const std::st
   check(ort_, ort_.SetIntraOpNumThreads(options, threads));
   check(ort_, ort_.AddSessionConfigEntry(
                   options, "session.model_external_initializers_file_folder_path", folder.c_str()));
+  // Threads that spin between nodes gain nothing on a quiet machine and cost most steps' time on a busy one.
+  check(ort_, ort_.AddSessionConfigEntry(options, "session.intra_op.allow_spinning", "0"));
   check(ort_, RegisterCustomOps(options, runtime.base_));
   OrtSession* session = nullptr;
   check(ort_, ort_.CreateSessionFromArray(runtime.env_, model.data(), model.size(), options, &session));
