@@ -58,6 +58,8 @@ export class LLM {
   readonly info: BackendInfo;
   /** What the graph says of the model. */
   readonly spec: ModelSpec;
+  /** Most tokens of a sequence, prompt and output together. */
+  readonly contextLength: number;
   readonly #engine: Engine;
   readonly #tokenizer: Tokenizer | undefined;
   readonly #config: GenerationConfig;
@@ -65,6 +67,7 @@ export class LLM {
   private constructor({ spec, backend, tokenizer, config }: OpenedModel) {
     this.info = backend.info;
     this.spec = spec;
+    this.contextLength = backend.limits.contextLength;
     this.#tokenizer = tokenizer;
     this.#config = config;
     this.#engine = new Engine(backend, new Sampler(spec.vocabSize), spec.vocabSize);
@@ -83,6 +86,11 @@ export class LLM {
    */
   static async open(location?: string | URL, options: OpenOptions = {}): Promise<LLM> {
     return new LLM(await openModel(location, options));
+  }
+
+  /** The model's own sampling parameters, which take the place of those that a call leaves out. */
+  get defaults(): Readonly<SamplingParams> {
+    return this.#config.defaults;
   }
 
   /** How often experts had to be read; `undefined` where all weights are in memory. */

@@ -1,5 +1,5 @@
 /**
- * The command line: `hybridseek generate | chat | export | inspect | bench`.
+ * The command line: `hybridseek generate | chat | serve | export | inspect | bench`.
  * @module
  */
 import { realpathSync } from "node:fs";
@@ -14,6 +14,7 @@ import { addExportCommand } from "./export_command.ts";
 import { addGenerateCommand } from "./generate_command.ts";
 import { addInspectCommand } from "./inspect_command.ts";
 import { interrupted } from "./interrupt.ts";
+import { addServeCommand } from "./serve_command.ts";
 
 /** Exit codes, as shells use them: 130 is 128 + SIGINT, 141 is 128 + SIGPIPE. */
 const FAILED = 1;
@@ -35,6 +36,7 @@ export async function main(args: readonly string[]): Promise<number> {
     .exitOverride();
   addGenerateCommand(program);
   addChatCommand(program);
+  addServeCommand(program);
   addExportCommand(program);
   addInspectCommand(program);
   addBenchCommand(program);
