@@ -4,6 +4,7 @@
  */
 import { z } from "@hono/zod-openapi";
 import { HybridseekError, InvalidArgumentError } from "../errors.ts";
+import { resolveSamplingParams } from "../sampling_params.ts";
 
 /** OpenAI's kinds of errors. */
 export type ApiErrorType =
@@ -85,6 +86,9 @@ type HeadersOf = Record<string, string>;
 /** Fields of the request whose names are not those of the library in snake case. */
 const PARAMS: Record<string, string> = { promptTokenIds: "prompt", conversations: "messages" };
 
+/** The library's names of parameters, which its messages have and clients do not know. */
+const NAMES = new RegExp(`\\b(${Object.keys(resolveSamplingParams()).join("|")})\\b`, "g");
+
 /**
  * What a client is told of an error.
  *
@@ -107,7 +111,7 @@ export function apiErrorOf(error: unknown): ApiError {
     return new ApiError(status, message, { type, code, headers, cause: error });
   }
   const param = PARAMS[error.field] ?? snakeCase(error.field);
-  const named = message.replaceAll(error.field, param);
+  const named = message.replaceAll(error.field, param).replace(NAMES, snakeCase);
   return new ApiError(status, named, { type, code, param, cause: error });
 }
 

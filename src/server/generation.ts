@@ -88,13 +88,13 @@ async function run(
   try {
     let next = await events.next();
     for (; !next.done; next = await events.next()) {
-      const { index, tokenIds } = next.value;
+      const { index, tokenIds, finishReason } = next.value;
       if (tokenIds.length > 0) {
         if (times.length === 0) metrics.firstToken(seconds(began));
         if (times[index] !== undefined) metrics.nextToken(seconds(times[index]));
         times[index] = performance.now();
       }
-      listener?.(next.value);
+      if (finishReason !== "abort") listener?.(next.value); // the error that follows is what clients know
     }
     metrics.finished(next.value, seconds(began));
     return next.value;
