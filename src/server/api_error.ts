@@ -77,6 +77,8 @@ const STATUS: Record<string, [status: number, type: ApiErrorType, headers?: Head
   context_length_exceeded: [400, "invalid_request_error"],
   out_of_memory: [400, "invalid_request_error"],
   unsupported: [400, "invalid_request_error"],
+  queue_full: [429, "rate_limit_error", { "retry-after": "1" }],
+  deadline_exceeded: [503, "server_error", { "retry-after": "5" }],
   closed: [503, "server_error", { "retry-after": "5" }],
   backend_failed: [500, "server_error"],
 };

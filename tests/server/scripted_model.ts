@@ -64,6 +64,6 @@ export function scriptedModel({ step, limits = {} }: Script = {}): ScriptedModel
     ...{ caches: [], cacheBytesPerToken: 0 },
   };
   const config = { defaults: { temperature: 0 }, eosTokenIds: [] };
-  scripted.llm = Reflect.construct(LLM, [{ spec, backend, tokenizer, config }]) as LLM;
+  scripted.llm = Reflect.construct(LLM, [{ spec, backend, tokenizer, config }, {}]) as LLM;
   return scripted;
 }

@@ -1,3 +1,4 @@
+// deno-lint-ignore-file no-explicit-any
 /**
  * What the server's tests share: the embedded model, requests to a server without a socket, events of a stream.
  * @module
@@ -30,7 +31,6 @@ export function request(path: string, body?: unknown, init: RequestInit = {}): R
 }
 
 /** JSON of an answer, its HTTP status and headers. */
-// deno-lint-ignore no-explicit-any
 export async function ask(
   server: Server,
   path: string,
@@ -48,7 +48,6 @@ export interface ServerEvent {
   /** Its type, where it has one. */
   event?: string;
   /** Its JSON; `[DONE]` as it is. */
-  // deno-lint-ignore no-explicit-any
   data: any;
 }
 
@@ -73,7 +72,6 @@ export async function stream(server: Server, path: string, body: object): Promis
 }
 
 /** An error's fields, after a check that it has OpenAI's and no others. */
-// deno-lint-ignore no-explicit-any
 export function errorOf(
   answer: any,
 ): { status: number; type: string; param: string | null; code: string | null; message: string } {
