@@ -55,7 +55,9 @@ async function serve(options: ServeOptions) {
   let llm: LLM = opened;
   // Loaded here: the other commands start without it.
   const { createServer } = await import("../server/mod.ts");
-  const { collectDefaultMetrics } = await import("prom-client");
+  const { collectDefaultMetrics, Registry } = await import("prom-client");
+  const ofProcess = new Registry();
+  collectDefaultMetrics({ register: ofProcess });
   const names = options.name ?? [model === undefined ? "hybridseek-reference" : basename(model)];
   const loopback = LOOPBACK.includes(host) || host === "::1";
   const server = createServer(llm, {
@@ -63,6 +65,7 @@ async function serve(options: ServeOptions) {
     apiKeys,
     corsOrigins,
     hosts: loopback ? LOOPBACK : undefined,
+    moreMetrics: () => ofProcess.metrics(),
     onError: (error) => process.stderr.write(`error: ${textOf(error)}\n`),
     async reopen() {
       await llm.close().catch(() => {});
@@ -71,7 +74,6 @@ async function serve(options: ServeOptions) {
       return llm;
     },
   });
-  collectDefaultMetrics({ register: server.registry });
   const stopped = firstSignal();
   try {
     const listener = await listen(server.fetch, { host, port });
@@ -80,7 +82,7 @@ async function serve(options: ServeOptions) {
     process.stdout.write(
       `${names.join(", ")}: ${llm.spec.architecture}, ${backend} (${build}), ${threads} thread` +
         `${threads === 1 ? "" : "s"}, context of ${llm.contextLength} tokens\n` +
-        `listening on ${address}, API at ${address}/v1\n`,
+        `listening on ${address}, a page to chat; ${address}/v1, the API\n`,
     );
     if (!loopback && !apiKeys) {
       process.stderr.write(`without --api-key, everybody who reaches ${host} may use the model\n`);

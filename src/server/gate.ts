@@ -69,7 +69,8 @@ export class Gate {
     throw new ApiError(401, "Cannot serve the request: it has no valid API key.", {
       type: "authentication_error",
       code: "invalid_api_key",
-      headers: { "www-authenticate": 'Bearer, Basic realm="hybridseek", charset="UTF-8"' },
+      // Programs know that a bearer is wanted; Chromium understands one challenge, not a list.
+      headers: { "www-authenticate": 'Basic realm="hybridseek", charset="UTF-8"' },
     });
   }
 }

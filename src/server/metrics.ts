@@ -29,8 +29,8 @@ const SECONDS = [
 
 /** The server's figures. */
 export class Metrics {
-  /** All of them; a program may add its own. */
-  readonly registry: Registry = new Registry();
+  readonly #registry = new Registry();
+  readonly #more: (() => Promise<string>) | undefined;
   readonly #requests = this.#counter("requests_total", "Prompts that have ended.", ["reason"]);
   readonly #promptTokens = this.#counter("prompt_tokens_total", "Tokens of prompts.");
   readonly #cachedTokens = this.#counter(
@@ -50,9 +50,10 @@ export class Metrics {
   );
 
   /**
-   * @param read What is only known when it is asked for: requests on their way and the model.
+   * @param read What is only known when it is asked for: requests on their way, the model, further lines.
    */
-  constructor(read: { requests: () => number; llm: () => LLM }) {
+  constructor(read: { requests: () => number; llm: () => LLM; more?: () => Promise<string> }) {
+    this.#more = read.more;
     this.#gauge("requests_in_flight", "Requests that run or wait.", read.requests);
     for (const [name, { help, value }] of Object.entries(engineFigures)) {
       if (value(read.llm()) !== undefined) this.#gauge(name, help, () => value(read.llm())!);
@@ -90,6 +91,11 @@ export class Metrics {
     this.#requests.inc({ reason });
   }
 
+  /** All figures in Prometheus' text format. */
+  async text(): Promise<string> {
+    return await this.#registry.metrics() + (await this.#more?.() ?? "");
+  }
+
   #counter<Label extends string>(name: string, help: string, labelNames: Label[] = []) {
     return new Counter({ ...this.#named(name), help, labelNames });
   }
@@ -109,7 +115,7 @@ export class Metrics {
   }
 
   #named(name: string) {
-    return { name: `hybridseek_${name}`, registers: [this.registry] };
+    return { name: `hybridseek_${name}`, registers: [this.#registry] };
   }
 }
 
@@ -149,8 +155,8 @@ export const metrics: Endpoint = {
     summary: "Figures for Prometheus",
     returns: { description: "Prometheus' text format.", type: "text/plain" },
   }),
-  async answer(_, { metrics: { registry } }) {
-    const headers = { "content-type": registry.contentType };
-    return new Response(await registry.metrics(), { headers });
+  async answer(_, { metrics }) {
+    const headers = { "content-type": Registry.PROMETHEUS_CONTENT_TYPE };
+    return new Response(await metrics.text(), { headers });
   },
 };

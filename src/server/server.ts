@@ -3,7 +3,6 @@
  * @module
  */
 import { OpenAPIHono } from "@hono/zod-openapi";
-import type { Registry } from "prom-client";
 import { cors } from "hono/cors";
 import type { LLM } from "../llm.ts";
 import { VERSION } from "../version.ts";
@@ -20,6 +19,7 @@ import { health, ready } from "./health.ts";
 import { defaultLimits, type ServerLimits } from "./limits.ts";
 import { Metrics, metrics } from "./metrics.ts";
 import { modelByName, models } from "./models.ts";
+import { PAGE_PATHS, pageFile } from "./page.ts";
 import { responses } from "./responses.ts";
 import { type Reopen, ServingModel } from "./serving_model.ts";
 import { tokenize } from "./tokenize.ts";
@@ -35,6 +35,8 @@ export interface ServerOptions extends GateOptions {
   corsOrigins?: readonly string[];
   /** Opens the model again after it failed, closing the failed one first. Default: it stays failed. */
   reopen?: Reopen;
+  /** Further lines of /metrics, in Prometheus' text format: the process's own figures, for example. */
+  moreMetrics?(): Promise<string>;
   /** Told of every failure that is the server's own. Default: nobody is. */
   onError?(error: unknown): void;
 }
@@ -45,8 +47,6 @@ export interface Server {
   fetch(request: Request): Promise<Response>;
   /** Refuses new requests, and waits for those that are on their way. */
   drain(): Promise<void>;
-  /** Figures for Prometheus; a program may add its own. */
-  registry: Registry;
 }
 
 const ENDPOINTS: readonly Endpoint[] = [
@@ -110,7 +110,11 @@ export function createServer(llm: LLM, options: ServerOptions = {}): Server {
     created: Math.floor(Date.now() / 1e3),
     limits,
     admission,
-    metrics: new Metrics({ requests: () => admission.requests, llm: () => model.described }),
+    metrics: new Metrics({
+      requests: () => admission.requests,
+      llm: () => model.described,
+      more: options.moreMetrics,
+    }),
     unready: () => admission.closed ? "the server is stopping" : model.unready,
     errorOf(error) {
       const told = apiErrorOf(error);
@@ -144,6 +148,9 @@ export function createServer(llm: LLM, options: ServerOptions = {}): Server {
     description ??= JSON.stringify(describeApi(app));
     return c.body(description, 200, { "content-type": "application/json" });
   });
+  for (const path of Object.keys(PAGE_PATHS) as (keyof typeof PAGE_PATHS)[]) {
+    app.get(path, () => pageFile(path));
+  }
   for (const path of new Set(app.routes.map(({ path }) => path))) {
     if (path === "/*") continue;
     const allow = app.routes.filter((route) => route.path === path)
@@ -162,7 +169,6 @@ export function createServer(llm: LLM, options: ServerOptions = {}): Server {
   return {
     fetch: async (request) => await app.fetch(request),
     drain: () => admission.close(),
-    registry: context.metrics.registry,
   };
 }
 

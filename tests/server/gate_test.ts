@@ -22,7 +22,7 @@ Deno.test("with keys, every route but /health needs one, before anything else is
       const answer = await ask(server, path, undefined, { headers: { authorization } });
       const { status, type, code } = errorOf(answer);
       assert.deepEqual([status, type, code], [401, "authentication_error", "invalid_api_key"]);
-      assert.match(answer.headers.get("www-authenticate"), /^Bearer, Basic realm=/);
+      assert.match(answer.headers.get("www-authenticate"), /^Basic realm=/);
     }
   }
   assert.equal((await ask(server, "/health")).http, 200);
