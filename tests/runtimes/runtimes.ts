@@ -31,8 +31,13 @@ export async function denoOutputs(): Promise<unknown> {
 }
 
 /** Runs a program to its end. */
-export async function run(program: string, args: string[], cwd: string): Promise<string> {
-  const command = new Deno.Command(program, { args, cwd, stderr: "piped" });
+export async function run(
+  program: string,
+  args: string[],
+  cwd: string,
+  env: Record<string, string> = {},
+): Promise<string> {
+  const command = new Deno.Command(program, { args, cwd, env, stderr: "piped" });
   const { success, stdout, stderr } = await command.output();
   const text = new TextDecoder();
   assert(success, `${program} ${args.join(" ")}: ${text.decode(stderr)}${text.decode(stdout)}`);

@@ -1,6 +1,6 @@
 /**
- * A model whose backend is a script: it takes no time, or as much as the script says, and fails when told to.
- * Engine, sampler and tokenizer are the real ones.
+ * A model whose backend is a script: it computes nothing, takes as much time as the script says, and fails when
+ * told to. Engine, sampler and tokenizer are the real ones.
  * @module
  */
 import type { Backend } from "../../src/backend/backend.ts";
