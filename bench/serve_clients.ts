@@ -1,12 +1,13 @@
 /**
- * The clients of `bench/serve.ts`: so many streams at a time, one after the other, for so many seconds.
+ * The clients of `bench/serve.ts`: so many streams at a time, one after the
+ * other, for so many seconds, sampled as the last argument says.
  * @module
  */
 
 /** Tokens of each stream. */
 const TOKENS = 128;
 
-const [port, streams, seconds] = Deno.args.map(Number) as [number, number, number];
+const [port, streams, seconds] = Deno.args.slice(0, 3).map(Number) as [number, number, number];
 const until = performance.now() + seconds * 1e3;
 const report = { streams: 0, tokens: 0, errors: [] as string[] };
 
@@ -19,7 +20,7 @@ async function client(index: number): Promise<void> {
         body: JSON.stringify({
           messages: [{ role: "user", content: `Tell me story ${index}, ${round}.` }],
           ...{ stream: true, stream_options: { include_usage: true } },
-          ...{ max_tokens: TOKENS, ignore_eos: true },
+          ...{ max_tokens: TOKENS, ignore_eos: true, ...JSON.parse(Deno.args[3]!) },
         }),
       });
       const text = await response.text();

@@ -14,6 +14,8 @@ export interface Script {
   step?(plan: StepPlan): Promise<void> | void;
   /** Bounds of a step. */
   limits?: Partial<StepLimits>;
+  /** The logits after every token. Default: those of a model that says one word for ever. */
+  logits?: Float32Array;
 }
 
 /** A scripted model. */
@@ -26,20 +28,24 @@ export interface ScriptedModel {
 
 /** Tokens of the embedded model. */
 const VOCABULARY = 4096;
-/** What it says: every token is followed by the next of these. */
+/** What it says. */
 const SAYS = " word";
+/** Rows of a step's logits at most. */
+const MOST_ROWS = 256;
 
 /** Opens one. */
-export function scriptedModel({ step, limits = {} }: Script = {}): ScriptedModel {
+export function scriptedModel({ step, limits = {}, logits }: Script = {}): ScriptedModel {
   const read = (name: string) =>
     Deno.readTextFileSync(new URL(`../../models/reference/${name}`, import.meta.url));
   const tokenizer = Tokenizer.fromJson(
     read("tokenizer.json"),
     JSON.parse(read("tokenizer_config.json")),
   );
-  const said = tokenizer.encode(SAYS, { addSpecialTokens: false })[0]!;
-  const rows = new Float32Array(256 * VOCABULARY);
-  for (let row = 0; row < 256; row++) rows[row * VOCABULARY + said] = 50;
+  const row = logits ?? new Float32Array(VOCABULARY);
+  if (!logits) row[tokenizer.encode(SAYS, { addSpecialTokens: false })[0]!] = 50;
+  const vocabSize = row.length;
+  const rows = new Float32Array(MOST_ROWS * vocabSize);
+  for (let i = 0; i < MOST_ROWS; i++) rows.set(row, i * vocabSize);
   const scripted = { steps: 0 } as ScriptedModel;
   const backend: Backend = {
     info: {
@@ -47,20 +53,26 @@ export function scriptedModel({ step, limits = {} }: Script = {}): ScriptedModel
       ...{ verified: true, bytes: {} },
     },
     limits: {
-      ...{ tokens: 512, sequences: 256, logitRows: 256, contextLength: 2048, blocks: 8193 },
+      ...{
+        tokens: 512,
+        sequences: MOST_ROWS,
+        logitRows: MOST_ROWS,
+        contextLength: 2048,
+        blocks: 8193,
+      },
       ...{ blockSize: 16, ...limits },
     },
     async run(plan) {
       await step?.(plan);
       scripted.steps++;
-      const logits = rows.subarray(0, plan.logitRows.length * VOCABULARY);
+      const logits = rows.subarray(0, plan.logitRows.length * vocabSize);
       return { logits, output: () => undefined };
     },
     copyBlocks: () => Promise.resolve(),
     close: () => Promise.resolve(),
   };
   const spec = {
-    ...{ architecture: "script", weights: "none", vocabSize: VOCABULARY, contextLength: 2048 },
+    ...{ architecture: "script", weights: "none", vocabSize, contextLength: 2048 },
     ...{ caches: [], cacheBytesPerToken: 0 },
   };
   const config = { defaults: { temperature: 0 }, eosTokenIds: [] };
