@@ -7,6 +7,7 @@ import type { TokenLogprob, TokenLogprobs } from "../outputs.ts";
 import type { ChatMessage } from "../text/chat_message.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { ApiError } from "./api_error.ts";
+import { list } from "./bounded.ts";
 import { servedName } from "./context.ts";
 import { describe, type Endpoint, readBody } from "./endpoint.ts";
 import { eventStream } from "./event_stream.ts";
@@ -26,12 +27,17 @@ interface Body extends SamplingFields {
   stream_options?: { include_usage?: boolean | null };
 }
 
+/** A template takes a while for each. */
+const MOST_MESSAGES = 10_000;
+
+const message = z.looseObject({
+  role: z.enum(["system", "developer", "user", "assistant"]),
+  content: z.union([z.string(), list(z.looseObject({ type: z.string() }), 0, MOST_MESSAGES)])
+    .nullish(),
+});
 const body = z.looseObject({
   model: z.string().optional(),
-  messages: z.array(z.looseObject({
-    role: z.enum(["system", "developer", "user", "assistant"]),
-    content: z.union([z.string(), z.array(z.looseObject({ type: z.string() }))]).nullish(),
-  })).min(1),
+  messages: list(message, 1, MOST_MESSAGES),
   max_tokens: z.int().min(1).optional(),
   max_completion_tokens: z.int().min(1).optional(),
   logprobs: z.boolean().optional(),

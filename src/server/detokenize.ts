@@ -3,6 +3,7 @@
  * @module
  */
 import { z } from "@hono/zod-openapi";
+import { list } from "./bounded.ts";
 import { servedName } from "./context.ts";
 import { describe, type Endpoint, readBody } from "./endpoint.ts";
 
@@ -13,7 +14,7 @@ interface Body {
 
 const body = z.looseObject({
   model: z.string().optional(),
-  tokens: z.array(z.int().min(0)),
+  tokens: list(z.int().min(0), 0, 10_000_000),
 }).openapi("DetokenizeRequest", { example: { tokens: [1, 2, 3] } });
 
 /** `POST /detokenize` */

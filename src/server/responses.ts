@@ -5,7 +5,7 @@
 import { z } from "@hono/zod-openapi";
 import type { FinishReason } from "../engine/generation.ts";
 import type { ChatMessage } from "../text/chat_message.ts";
-import { ApiError } from "./api_error.ts";
+import { list } from "./bounded.ts";
 import { servedName } from "./context.ts";
 import { describe, type Endpoint, readBody } from "./endpoint.ts";
 import { eventStream } from "./event_stream.ts";
@@ -16,7 +16,7 @@ import { refuseUnsupported, RESPONSES_FIELDS } from "./unsupported_fields.ts";
 interface Message {
   type?: string;
   role: string;
-  content: string | { type: string; text?: string }[];
+  content: string | { type: string; text: string }[];
 }
 
 interface Body extends Pick<SamplingFields, "temperature" | "top_p" | "seed"> {
@@ -24,27 +24,26 @@ interface Body extends Pick<SamplingFields, "temperature" | "top_p" | "seed"> {
   input: string | Message[];
   instructions?: string;
   max_output_tokens?: number;
-  metadata?: Record<string, string>;
+  metadata?: Record<string, unknown>;
   stream?: boolean;
 }
 
 const { temperature, top_p, seed } = samplingFields;
+/** A template takes a while for each. */
+const MOST_ITEMS = 10_000;
+
+const part = z.looseObject({ type: z.enum(["input_text", "output_text"]), text: z.string() });
+const message = z.looseObject({
+  type: z.literal("message").optional(),
+  role: z.enum(["system", "developer", "user", "assistant"]),
+  content: z.union([z.string(), list(part, 1, MOST_ITEMS)]),
+});
 const body = z.looseObject({
   model: z.string().optional(),
-  input: z.union([
-    z.string(),
-    z.array(z.looseObject({
-      type: z.literal("message").optional(),
-      role: z.enum(["system", "developer", "user", "assistant"]),
-      content: z.union([
-        z.string(),
-        z.array(z.looseObject({ type: z.enum(["input_text", "output_text"]), text: z.string() })),
-      ]),
-    })).min(1),
-  ]),
+  input: z.union([z.string(), list(message, 1, MOST_ITEMS)]),
   instructions: z.string().optional(),
   max_output_tokens: z.int().min(1).optional(),
-  metadata: z.record(z.string(), z.string()).optional(),
+  metadata: z.record(z.string(), z.unknown()).optional(),
   stream: z.boolean().optional(),
   ...{ temperature, top_p, seed },
 }).openapi("ResponseRequest", { example: { input: "Who are you?", max_output_tokens: 16 } });
@@ -159,16 +158,10 @@ function newId(prefix: string): string {
 
 function messagesOf({ input, instructions }: Body): ChatMessage[] {
   const given = typeof input === "string" ? [{ role: "user", content: input }] : input;
-  const messages = given.map(({ role, content }, index): ChatMessage => {
-    const texts = typeof content === "string" ? [content] : content.map(({ text }) => text ?? "");
-    if (texts.length === 0) {
-      throw new ApiError(400, `Cannot use input[${index}].content: it is empty.`, {
-        param: `input[${index}].content`,
-        code: "invalid_value",
-      });
-    }
-    return { role: role === "developer" ? "system" : role, content: texts.join("") };
-  });
+  const messages = given.map(({ role, content }): ChatMessage => ({
+    role: role === "developer" ? "system" : role,
+    content: typeof content === "string" ? content : content.map(({ text }) => text).join(""),
+  }));
   return instructions === undefined
     ? messages
     : [{ role: "system", content: instructions }, ...messages];

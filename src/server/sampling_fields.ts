@@ -5,6 +5,7 @@
 import { z } from "@hono/zod-openapi";
 import type { SamplingParams } from "../sampling_params.ts";
 import { ApiError } from "./api_error.ts";
+import { list, numbersByToken } from "./bounded.ts";
 import type { ServerLimits } from "./limits.ts";
 
 /** The fields, as {@linkcode samplingFields} has checked them. */
@@ -29,7 +30,7 @@ export interface SamplingFields {
   skip_special_tokens?: boolean;
 }
 
-const tokenIds = z.array(z.int().min(0));
+const tokenId = z.int().min(0);
 
 /** The fields for a schema. What is left out is the model's own choice. */
 export const samplingFields: Record<keyof SamplingFields, z.ZodType> = {
@@ -41,11 +42,11 @@ export const samplingFields: Record<keyof SamplingFields, z.ZodType> = {
   repetition_penalty: z.number().gt(0).optional(),
   presence_penalty: z.number().min(-2).max(2).optional(),
   frequency_penalty: z.number().min(-2).max(2).optional(),
-  logit_bias: z.record(z.string().regex(/^\d+$/), z.number().min(-100).max(100)).optional(),
-  allowed_token_ids: tokenIds.optional(),
+  logit_bias: numbersByToken(100).optional(),
+  allowed_token_ids: list(tokenId, 1, 131_072).optional(),
   seed: z.int().optional(),
-  stop: z.union([z.string(), z.array(z.string())]).optional(),
-  stop_token_ids: tokenIds.optional(),
+  stop: z.union([z.string(), list(z.string(), 0, 1024)]).optional(),
+  stop_token_ids: list(tokenId, 0, 1024).optional(),
   min_tokens: z.int().min(0).optional(),
   ignore_eos: z.boolean().optional(),
   include_stop_str_in_output: z.boolean().optional(),

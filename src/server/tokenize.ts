@@ -4,6 +4,7 @@
  */
 import { z } from "@hono/zod-openapi";
 import type { ChatMessage } from "../text/chat_message.ts";
+import { list } from "./bounded.ts";
 import { servedName } from "./context.ts";
 import { describe, type Endpoint, readBody } from "./endpoint.ts";
 
@@ -19,7 +20,7 @@ interface Body {
 const body = z.looseObject({
   model: z.string().optional(),
   prompt: z.string().optional(),
-  messages: z.array(z.looseObject({ role: z.string() })).min(1).optional(),
+  messages: list(z.looseObject({ role: z.string() }), 1, 10_000).optional(),
   add_special_tokens: z.boolean().optional(),
   add_generation_prompt: z.boolean().optional(),
   return_token_strs: z.boolean().optional(),

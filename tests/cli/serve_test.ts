@@ -86,3 +86,42 @@ Deno.test("the second name and another host are served; without a key that is sa
   const response = await post(address, { model: "b", prompt: "x", max_tokens: 1 });
   assert.equal((await response.json()).model, "b");
 });
+
+Deno.test("OpenTelemetry's exporter of Deno gets a span for each request", async () => {
+  // deno-lint-ignore no-explicit-any
+  const spans: any[] = [];
+  const sink = Deno.serve(
+    { port: 0, hostname: "127.0.0.1", onListen: () => {} },
+    async (request) => {
+      const body = await request.json();
+      for (const { scopeSpans = [] } of body.resourceSpans ?? []) {
+        for (const { spans: some } of scopeSpans) spans.push(...some);
+      }
+      return Response.json({});
+    },
+  );
+  const env = {
+    OTEL_DENO: "true",
+    OTEL_EXPORTER_OTLP_ENDPOINT: `http://127.0.0.1:${sink.addr.port}`,
+    OTEL_EXPORTER_OTLP_PROTOCOL: "http/json",
+  };
+  {
+    await using server = await start({ env });
+    const response = await post(server.address, { prompt: "Once", max_tokens: 3, stream: true });
+    await response.text();
+    server.child.kill("SIGTERM");
+    assert.equal((await server.child.status).code, 0);
+  }
+  await sink.shutdown();
+  const span = spans.find(({ name }) => name === "text_completion hybridseek-reference");
+  assert(span, `no such span: ${spans.map(({ name }) => name)}`);
+  const attribute = (name: string) =>
+    span.attributes.find(({ key }: { key: string }) => key === name)?.value;
+  assert.equal(
+    Number(
+      attribute("gen_ai.usage.output_tokens").intValue ??
+        attribute("gen_ai.usage.output_tokens").doubleValue,
+    ),
+    3,
+  );
+});

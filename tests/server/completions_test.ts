@@ -167,7 +167,7 @@ Deno.test("values out of range, over a limit or not supported are 400 and name t
     ["stop", { stop: [""] }],
     ["logit_bias", { logit_bias: Object.fromEntries(Array(1025).fill(0).map((_, i) => [i, 1])) }],
     ["logit_bias", { logit_bias: { 99999: 1 } }],
-    ["logit_bias.x", { logit_bias: { x: 1 } }],
+    ["logit_bias", { logit_bias: { x: 1 } }],
     ["stop_token_ids", { stop_token_ids: [99999] }],
     ["min_tokens", { min_tokens: 5, max_tokens: 2 }],
     ["best_of", { best_of: 2 }],

@@ -127,6 +127,23 @@ Deno.test("a body must be JSON, say so, and be of bounded size", async () => {
   assert.equal(errorOf(answer).status, 413);
 });
 
+Deno.test("lists of a million wrong items are refused at the first of them", async () => {
+  const server = await serverOf();
+  const million = (item: string) => `[${Array(1_000_000).fill(item).join(",")}]`;
+  const bodies: [string, string, string][] = [
+    ["/detokenize", "tokens[0]", `{"tokens":${million('""')}}`],
+    ["/v1/completions", "stop_token_ids", `{"prompt":"a","stop_token_ids":${million('""')}}`],
+    ["/v1/completions", "stop", `{"prompt":"a","stop":${million("1")}}`],
+    ["/v1/completions", "prompt", `{"prompt":${million('""')}}`],
+    ["/v1/chat/completions", "messages", `{"messages":${million("{}")}}`],
+    ["/v1/responses", "input", `{"input":${million("{}")}}`],
+  ];
+  for (const [path, param, body] of bodies) {
+    const refusal = errorOf(await ask(server, path, body));
+    assert.deepEqual([refusal.status, refusal.param], [400, param]);
+  }
+});
+
 Deno.test("too many prompts at a time or streams of one key are told to come again", async () => {
   const server = await serverOf({
     limits: { prompted: 3, streamsPerKey: 1 },

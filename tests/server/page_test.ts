@@ -1,5 +1,6 @@
 /**
- * The chat page: what is served, and how it behaves in Chromium and Firefox.
+ * The chat page: what is served, and how it behaves in Chromium and Firefox. HYBRIDSEEK_SCREENSHOTS names a
+ * folder for pictures of it.
  */
 import { strict as assert } from "node:assert";
 import { createServer } from "../../src/server/mod.ts";
@@ -23,7 +24,7 @@ Deno.test("the page's files are served with a policy that lets nothing foreign i
   }
 });
 
-Deno.test("the committed page is the one that page/ gives", async () => {
+Deno.test(needsRuntimes("the committed page is the one that page/ gives"), async () => {
   const args = ["run", "--allow-all", "page/build.ts", "--check"];
   const cwd = new URL("../../", import.meta.url);
   const { success, stderr } = await new Deno.Command(Deno.execPath(), { args, cwd }).output();
