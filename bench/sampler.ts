@@ -8,6 +8,7 @@
  * @module
  */
 import { machine } from "./machine.ts";
+import { normals } from "./normals.ts";
 import { resolveSamplingParams, type SamplingParams } from "../src/sampling_params.ts";
 import { Sampler } from "../src/sampling/sampler.ts";
 
@@ -33,13 +34,6 @@ const cases: Record<string, SamplingParams> = {
   "all filters and penalties": { ...filters, ...penalties },
   "all filters, penalties, 20 logprobs": { ...filters, ...penalties, logprobs: 20 },
 };
-
-/** Standard normal numbers from a linear congruential generator: the same logits in every run. */
-function* normals(): Generator<number> {
-  let state = 12345;
-  const next = () => (state = (Math.imul(state, 1664525) + 1013904223) >>> 0) / 2 ** 32;
-  while (true) yield Math.sqrt(-2 * Math.log(1 - next())) * Math.cos(2 * Math.PI * next());
-}
 
 function logitsOf(shape: string, vocabSize: number): Float32Array {
   const source = normals();

@@ -78,6 +78,8 @@ export class LLM {
   readonly info: BackendInfo;
   /** What the graph says of the model. */
   readonly spec: ModelSpec;
+  /** Most tokens of a sequence, prompt and output together. */
+  readonly contextLength: number;
   readonly #engine: Engine;
   readonly #tokenizer: Tokenizer | undefined;
   readonly #config: GenerationConfig;
@@ -89,6 +91,7 @@ export class LLM {
     const { spec, backend, tokenizer, config } = opened;
     this.info = backend.info;
     this.spec = spec;
+    this.contextLength = backend.limits.contextLength;
     this.#tokenizer = tokenizer;
     this.#config = config;
     this.#engine = new Engine(backend, new Sampler(spec.vocabSize), spec.vocabSize, options);
@@ -111,6 +114,11 @@ export class LLM {
   static async open(location?: ModelLocation, options: OpenOptions = {}): Promise<LLM> {
     checkEngineOptions(options);
     return new LLM(await openModel(location, options), options);
+  }
+
+  /** The model's own sampling parameters, which take the place of those that a call leaves out. */
+  get defaults(): Readonly<SamplingParams> {
+    return this.#config.defaults;
   }
 
   /** How often experts had to be read; `undefined` where all weights are in memory. */

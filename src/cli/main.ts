@@ -1,5 +1,5 @@
 /**
- * The command line: `hybridseek generate | chat | export | inspect | bench | gpu`.
+ * The command line: `hybridseek generate | chat | serve | export | inspect | bench | gpu`.
  * @module
  */
 import { realpathSync } from "node:fs";
@@ -15,6 +15,7 @@ import { addGenerateCommand } from "./generate_command.ts";
 import { addGpuCommand } from "./gpu_command.ts";
 import { addInspectCommand } from "./inspect_command.ts";
 import { interrupted } from "./interrupt.ts";
+import { addServeCommand } from "./serve_command.ts";
 
 /** Exit codes, as shells use them: 141 is 128 + SIGPIPE. */
 const FAILED = 1;
@@ -35,6 +36,7 @@ export async function main(args: readonly string[]): Promise<number> {
     .exitOverride();
   addGenerateCommand(program);
   addChatCommand(program);
+  addServeCommand(program);
   addExportCommand(program);
   addInspectCommand(program);
   addBenchCommand(program);

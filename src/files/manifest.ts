@@ -3,6 +3,7 @@
  * @module
  */
 import { InvalidFileError } from "../errors.ts";
+import { sha256, toHex } from "./sha256.ts";
 
 /** Data files are hashed in chunks of this size, the last one shorter, bytes. */
 export const CHUNK_BYTES: number = 8 * 1024 * 1024;
@@ -76,12 +77,7 @@ export function parseManifest(file: string, text: string): Manifest {
  */
 export async function identityOf(manifest: Manifest): Promise<string> {
   const bytes = new TextEncoder().encode(JSON.stringify(manifest));
-  return toHex(new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)));
-}
-
-/** Bytes as lower-case hex. @param bytes They. @returns Two characters for each. */
-export function toHex(bytes: Uint8Array): string {
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return toHex(await sha256(bytes));
 }
 
 function isManifestFile(value: unknown): value is ManifestFile {

@@ -10,7 +10,6 @@ import {
   MANIFEST_NAME,
   type ManifestFile,
   parseManifest,
-  toHex,
 } from "./manifest.ts";
 import type { FileSource } from "./file_source.ts";
 import { type ModelLocation, openSource } from "./open_source.ts";

@@ -4,6 +4,8 @@
  */
 import { strict as assert } from "node:assert";
 import { temporaryPath } from "../packages.ts";
+import { start } from "../server/server_process.ts";
+import { eventsOf } from "../server/serving.ts";
 import { denoOutputs, needsRuntimes, repository, request, run } from "./runtimes.ts";
 
 /** Each runtime's npm package and the program it brings. */
@@ -62,5 +64,17 @@ for (const { name, npm, program, build, ffi } of runtimes) {
     const main = "node_modules/@hybridseek/hybridseek/src/cli/main.js";
     const args = ["generate", "-t", "0.7", "-s", "5", "-n", "40", prompt];
     assert.equal(await run(binary, [main, ...args], folder), `${prompt}${want[0]!.text}\n`);
+
+    await using server = await start({ program: [binary, main], cwd: folder });
+    const response = await fetch(`${server.address}/v1/completions`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ prompt, temperature: 0.7, seed: 5, max_tokens: 40, stream: true }),
+    });
+    server.child.kill("SIGTERM");
+    const events = eventsOf(await response.text());
+    const text = events.map(({ data }) => data.choices?.[0].text ?? "").join("");
+    assert.equal(text, want[0]!.text);
+    assert.equal((await server.child.status).code, 0);
   });
 }

@@ -1,0 +1,42 @@
+/**
+ * `deno task build:page [--check]`: bundles the chat page into `src/server/page_files.ts`, which the server
+ * serves. With `--check` it fails where the committed file differs.
+ * @module
+ */
+
+const folder = new URL("./", import.meta.url).pathname;
+const output = new URL("../src/server/page_files.ts", import.meta.url).pathname;
+
+async function bundle(): Promise<string> {
+  const args = ["bundle", "--quiet", "--platform", "browser", "--minify", "chat.ts"];
+  const command = new Deno.Command(Deno.execPath(), { args, cwd: folder, stderr: "inherit" });
+  const { success, stdout } = await command.output();
+  if (!success) throw new Error("Cannot build the page: deno bundle failed.");
+  return new TextDecoder().decode(stdout);
+}
+
+const files = {
+  "index.html": await Deno.readTextFile(`${folder}index.html`),
+  "page.css": await Deno.readTextFile(`${folder}page.css`),
+  "page.js": await bundle(),
+};
+const text = [
+  "// Built by `deno task build:page` from page/. Do not edit.",
+  "",
+  "/** The chat page's files. */",
+  'export const pageFiles: Readonly<Record<"index.html" | "page.css" | "page.js", string>> = {',
+  ...Object.entries(files).map(([name, content]) => `  "${name}": ${JSON.stringify(content)},`),
+  "};",
+  "",
+].join("\n");
+
+if (Deno.args.includes("--check")) {
+  if (text !== await Deno.readTextFile(output)) {
+    throw new Error(
+      "src/server/page_files.ts is not what page/ gives: run `deno task build:page`.",
+    );
+  }
+} else {
+  await Deno.writeTextFile(output, text);
+  console.log(`${output}: ${text.length} characters`);
+}

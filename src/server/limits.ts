@@ -1,0 +1,45 @@
+/**
+ * What a server lets a client take.
+ * @module
+ */
+
+/** Bounds on requests and responses. */
+export interface ServerLimits {
+  /** Bytes of a request's body. Default 4 MiB. */
+  bodyBytes: number;
+  /** Prompts of one request. Default 128. */
+  prompts: number;
+  /** Prompts times `n` of one request. Default 128. */
+  choices: number;
+  /** Stop strings of a request. Default 16, as DeepSeek's API. */
+  stopStrings: number;
+  /** Tokens that a request may bias. Default 1,024. */
+  biases: number;
+  /** Log-probabilities for each token. Default 20, as OpenAI's API. */
+  logprobs: number;
+  /** Log-probabilities of prompt tokens in one response. Default 1,000,000. */
+  promptLogprobs: number;
+  /** Prompts that run or wait at a time, of all clients; more are told to come again. Default 512. */
+  prompted: number;
+  /** Streams at a time for each API key, or for all clients where there are no keys. Default 128. */
+  streamsPerKey: number;
+  /** Bytes of a stream that its client has left unread; beyond, the stream is cut. Default 1 MiB. */
+  unreadBytes: number;
+  /** Milliseconds of silence after which a stream says that it is alive. Default 5,000. */
+  keepAliveMs: number;
+}
+
+/** The bounds unless told otherwise. */
+export const defaultLimits: Readonly<ServerLimits> = Object.freeze({
+  bodyBytes: 4 * 1024 * 1024,
+  prompts: 128,
+  choices: 128,
+  stopStrings: 16,
+  biases: 1024,
+  logprobs: 20,
+  promptLogprobs: 1_000_000,
+  prompted: 512,
+  streamsPerKey: 128,
+  unreadBytes: 1024 * 1024,
+  keepAliveMs: 5000,
+});
