@@ -203,10 +203,15 @@ function check({ module, x, y }: Prepared, given: Case, source: number, scales: 
     if (format === "f32" || format === "f16") {
       return view.getFloat32(x + (token * columns + k) * 4, true);
     }
+    // A block is words of four bytes: its scale, its correction, its levels. Four rows' words lie in turn.
     const blockBytes = module.kernels.quantized_row_bytes(BLOCK);
-    const block = x + (token * blocks + Math.floor(k / BLOCK)) * blockBytes;
-    // A block begins with its scale and ends with its levels.
-    return view.getFloat32(block, true) * view.getInt8(block + blockBytes - BLOCK + k % BLOCK);
+    const [b, together] = [Math.floor(k / BLOCK), token < tokens - tokens % 4 ? 4 : 1];
+    const row = token % together;
+    const block = x + ((token - row) * blocks + b * together) * blockBytes;
+    const word = (i: number) => block + (i * together + row) * 4;
+    const levels = blockBytes / 4 - BLOCK / 4;
+    const level = view.getInt8(word(levels + Math.floor(k % BLOCK / 4)) + k % 4);
+    return view.getFloat32(word(0), true) * level;
   };
   for (const token of new Set([0, tokens - 1])) {
     for (let i = 0; i < CHECKED_ROWS; i++) {
