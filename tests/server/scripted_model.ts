@@ -50,9 +50,7 @@ export function scriptedModel({ step, limits = {}, logits }: Script = {}): Scrip
   const backend: Backend = {
     info: {
       ...{ backend: "wasm", build: "script", threads: 1, threadsReason: "", cacheType: "f32" },
-      hugePages: false,
-      hugePagesReason: "scripted",
-      ...{ verified: true, bytes: {} },
+      ...{ hugePages: false, hugePagesReason: "", verified: true, bytes: {} },
     },
     limits: {
       ...{
@@ -70,7 +68,11 @@ export function scriptedModel({ step, limits = {}, logits }: Script = {}): Scrip
       const logits = rows.subarray(0, plan.logitRows.length * vocabSize);
       return { logits, output: () => undefined };
     },
+    cacheLayout: "none",
+    blockBytes: 0,
     copyBlocks: () => Promise.resolve(),
+    readBlocks: () => Promise.resolve(new Uint8Array()),
+    writeBlocks: () => Promise.resolve(),
     close: () => Promise.resolve(),
   };
   const spec = {
