@@ -38,6 +38,16 @@ export function provideWasmModule(name: WasmModuleName, module: WebAssembly.Modu
 }
 
 /**
+ * The module that was provided, or compiled already.
+ *
+ * @param name Which module.
+ * @returns The module, if there is one.
+ */
+export function providedModule(name: WasmModuleName): WebAssembly.Module | undefined {
+  return modules.get(name);
+}
+
+/**
  * The compiled module: the one provided, else compiled from the embedded bytes, once.
  *
  * @param name Which module.
@@ -45,7 +55,7 @@ export function provideWasmModule(name: WasmModuleName, module: WebAssembly.Modu
  * @returns The compiled module, shared by all callers.
  */
 export function wasmModule(name: WasmModuleName, base64: string): WebAssembly.Module {
-  let module = modules.get(name);
+  let module = providedModule(name);
   if (!module) {
     module = new WebAssembly.Module(bytesOfBase64(base64));
     modules.set(name, module);

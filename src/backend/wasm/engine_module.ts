@@ -4,7 +4,13 @@
  * @module
  */
 import { BackendError } from "../../errors.ts";
-import { wasmModule, type WasmModuleName } from "../../wasm_module.ts";
+import {
+  bytesOfBase64,
+  providedModule,
+  wasmModule,
+  type WasmModuleName,
+} from "../../wasm_module.ts";
+import { withFixedMemory } from "./fixed_memory.ts";
 import { base64 as simd } from "../../../wasm/dist/engine.ts";
 import { base64 as relaxed } from "../../../wasm/dist/engine_relaxed.ts";
 import { base64 as threads } from "../../../wasm/dist/engine_threads.ts";
@@ -153,14 +159,25 @@ export function bestBuild(threads: boolean, pages: number): EngineBuild {
   return relaxed ? "threads-relaxed-simd" : "threads-simd";
 }
 
+const fixedModules = new Map<EngineBuild, { pages: number; module: WebAssembly.Module }>();
+
 /**
- * The compiled module of a build.
+ * The compiled module of a build with threads, for memories of one size.
  *
  * @param build Which.
- * @returns The module, shared by all callers.
+ * @param pages How large the memory is.
+ * @returns The module: the one provided, else one that also serves the next caller with such a memory.
  */
-export function engineModule(build: EngineBuild): WebAssembly.Module {
-  return wasmModule(BUILDS[build].module, BASE64[build]);
+export function threadsModule(build: EngineBuild, pages: number): WebAssembly.Module {
+  const provided = providedModule(BUILDS[build].module);
+  if (provided) return provided;
+  let fixed = fixedModules.get(build);
+  if (fixed?.pages !== pages) {
+    const bytes = withFixedMemory(bytesOfBase64(BASE64[build]), pages);
+    fixed = { pages, module: new WebAssembly.Module(bytes) };
+    fixedModules.set(build, fixed);
+  }
+  return fixed.module;
 }
 
 /**
@@ -175,7 +192,10 @@ export function instantiateEngine(
   build: EngineBuild,
   memory: WebAssembly.Memory,
 ): EngineExports {
-  const instance = new WebAssembly.Instance(engineModule(build), { env: { memory } });
+  const instance = new WebAssembly.Instance(
+    wasmModule(BUILDS[build].module, BASE64[build]),
+    { env: { memory } },
+  );
   const exports = instance.exports as unknown as EngineExports;
   for (const [opcode, operands] of Object.values(OPCODES)) {
     if (exports.operand_count?.(opcode) !== operands) {

@@ -3,7 +3,7 @@
  * share one memory, and JavaScript only says when a job begins and hears when it has ended.
  * @module
  */
-import { type EngineBuild, engineModule, isWide } from "./engine_module.ts";
+import { type EngineBuild, isWide, threadsModule } from "./engine_module.ts";
 import type { EngineRunner, Lane } from "./engine_runner.ts";
 
 /** Stack of one thread, bytes. */
@@ -131,16 +131,16 @@ export class WorkerTeam {
    *
    * @param build A build with threads.
    * @param memory A shared memory.
-   * @param plan Addresses of the first stack and of the team's state.
+   * @param plan Its size, and addresses of the first stack and of the team's state.
    * @returns What runs jobs.
    * @throws {Error} If a worker can not instantiate the build.
    */
   async join(
     build: EngineBuild,
     memory: WebAssembly.Memory,
-    plan: { stacks: number; team: number },
+    plan: { pages: number; stacks: number; team: number },
   ): Promise<EngineRunner> {
-    const [module, wide] = [engineModule(build), isWide(build)];
+    const [module, wide] = [threadsModule(build, plan.pages), isWide(build)];
     await this.#ask({ module, memory, wide }, (thread) => ({
       thread,
       stack: plan.stacks + (thread + 1) * STACK_BYTES, // stacks grow down
