@@ -3,7 +3,8 @@
  * They need HYBRIDSEEK_CLIENTS_PYTHON, a Python that has `lm-eval[api]`, `openai` and `schemathesis`.
  */
 import { strict as assert } from "node:assert";
-import type { LLM } from "../../mod.ts";
+import { LLM } from "../../mod.ts";
+import { createServer, type Server, type ServerOptions } from "../../src/server/mod.ts";
 import { temporaryPath } from "../packages.ts";
 import { run } from "../runtimes/runtimes.ts";
 import { model, serverOf } from "./serving.ts";
@@ -17,11 +18,7 @@ function needsPython(name: string): { name: string; ignore: boolean } {
   return { name: name + reason, ignore: !python };
 }
 
-async function serving(
-  options: Parameters<typeof serverOf>[0],
-  use: (address: string) => Promise<void>,
-): Promise<void> {
-  const server = await serverOf(options);
+async function serving(server: Server, use: (address: string) => Promise<void>): Promise<void> {
   const listener = Deno.serve(
     { port: 0, hostname: "127.0.0.1", onListen: () => {} },
     server.fetch,
@@ -41,7 +38,7 @@ Deno.test(needsPython("Python's openai answers with the model's own words"), asy
   const [completion] = await llm.generate(given.prompt, { temperature: 0, maxTokens: 12 });
   const answer = chat!.outputs[0]!.text;
   const story = completion!.outputs[0]!.text;
-  await serving({ apiKeys: [given.key] }, async (address) => {
+  await serving(await serverOf({ apiKeys: [given.key] }), async (address) => {
     const input = JSON.stringify({ ...given, address, answer, story });
     await run(python!, ["tests/python/client_openai.py", input], repository);
   });
@@ -121,7 +118,7 @@ for (const [name, backend] of Object.entries(BACKENDS)) {
       const lines = questions.map((question) => JSON.stringify(question)).join("\n");
       await Deno.writeTextFile(`${folder}/questions.jsonl`, lines);
       await Deno.writeTextFile(`${folder}/questions.yaml`, TASK(`${folder}/questions.jsonl`));
-      await serving({}, async (address) => {
+      await serving(await serverOf(), async (address) => {
         const model =
           `model=hybridseek,base_url=${address}/v1/completions,max_retries=1,${backend}`;
         const args = ["-m", "lm_eval", "--model", "local-completions", "--model_args", model];
@@ -169,8 +166,10 @@ async function filesBelow(folder: string): Promise<string[]> {
 
 Deno.test(needsPython("schemathesis finds nothing that makes the server fail"), async () => {
   const errors: unknown[] = [];
-  const options = { limits: { choices: 4 }, onError: (error: unknown) => errors.push(error) };
-  await serving(options, async (address) => {
+  // A short context, as most of its requests ask for many tokens.
+  await using llm = await LLM.open(undefined, { contextLength: 128 });
+  const options: ServerOptions = { limits: { choices: 4 }, onError: (error) => errors.push(error) };
+  await serving(createServer(llm, options), async (address) => {
     const args = ["-m", "schemathesis.cli", "run", `${address}/openapi.json`];
     args.push("--checks", "not_a_server_error", "--max-examples", "30", "--seed", "1");
     args.push("--phases", "examples,coverage,fuzzing", "--request-timeout", "60");
