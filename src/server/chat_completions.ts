@@ -13,10 +13,11 @@ import { describe, type Endpoint, readBody } from "./endpoint.ts";
 import { eventStream } from "./event_stream.ts";
 import { generate, type GenerationJob, mostTokens, type Usage, usageOf } from "./generation.ts";
 import { leastLogprob } from "./logprobs.ts";
+import { type TermFields, termFields, termsOf } from "./request_terms.ts";
 import { atMost, type SamplingFields, samplingFields, samplingParams } from "./sampling_fields.ts";
 import { refuseUnsupported } from "./unsupported_fields.ts";
 
-interface Body extends SamplingFields {
+interface Body extends SamplingFields, TermFields {
   model?: string;
   messages: ChatMessage[];
   max_tokens?: number;
@@ -45,6 +46,7 @@ const body = z.looseObject({
   stream: z.boolean().optional(),
   stream_options: z.looseObject({ include_usage: z.boolean().nullish() }).optional(),
   ...samplingFields,
+  ...termFields,
 }).openapi("ChatCompletionRequest", {
   example: { messages: [{ role: "user", content: "Who are you?" }], max_tokens: 16 },
 });
@@ -87,6 +89,7 @@ export const chatCompletions: Endpoint = {
         maxTokens,
         logprobs: wanted ? top_logprobs : undefined,
       },
+      terms: termsOf(fields, client),
     };
     const head = {
       id: `chatcmpl-${crypto.randomUUID().replaceAll("-", "")}`,

@@ -12,12 +12,13 @@ import { describe, type Endpoint, readBody } from "./endpoint.ts";
 import { eventStream } from "./event_stream.ts";
 import { generate, type GenerationJob, type Usage, usageOf } from "./generation.ts";
 import { type CompletionLogprobs, LogprobWriter } from "./logprobs.ts";
+import { type TermFields, termFields, termsOf } from "./request_terms.ts";
 import { atMost, type SamplingFields, samplingFields, samplingParams } from "./sampling_fields.ts";
 import { refuseUnsupported } from "./unsupported_fields.ts";
 
 type PromptField = string | string[] | number[] | number[][];
 
-interface Body extends SamplingFields {
+interface Body extends SamplingFields, TermFields {
   model?: string;
   prompt: PromptField;
   max_tokens?: number;
@@ -54,6 +55,7 @@ const body = z.looseObject({
   stream: z.boolean().optional(),
   stream_options: z.looseObject({ include_usage: z.boolean().nullish() }).optional(),
   ...samplingFields,
+  ...termFields,
 }).openapi("CompletionRequest", { example: { prompt: "Once upon a time", max_tokens: 16 } });
 
 /** `POST /v1/completions` */
@@ -106,6 +108,7 @@ export const completions: Endpoint = {
         logprobs,
         promptLogprobs: scored ? logprobs : undefined,
       },
+      terms: termsOf(fields, client),
     };
     const head = {
       id: `cmpl-${crypto.randomUUID().replaceAll("-", "")}`,
