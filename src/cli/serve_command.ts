@@ -18,6 +18,10 @@ interface ServeOptions extends ModelOptions {
   apiKey?: string[];
   name?: string[];
   corsOrigin?: string[];
+  maxNumSeqs?: number;
+  maxNumBatchedTokens?: number;
+  maxQueuedRequests: number;
+  prefixCaching: boolean;
 }
 
 /** Names by which a machine calls itself. */
@@ -45,12 +49,21 @@ export function addServeCommand(program: Command): void {
       "whose pages may use the server; several times, or *",
       collect,
     )
+    .option("--max-num-seqs <count>", "most sequences of a step", number)
+    .option("--max-num-batched-tokens <count>", "most tokens of a step", number)
+    .option("--max-queued-requests <count>", "most prompts that may wait for room", number, 512)
+    .option("--no-prefix-caching", "do not keep computed prompts for others that begin alike")
     .action(serve);
 }
 
 async function serve(options: ServeOptions) {
   const { host, port, model, apiKey: apiKeys, corsOrigin: corsOrigins } = options;
-  const opened = await interruptible((signal) => openModel(options, signal));
+  const { maxNumSeqs, maxNumBatchedTokens, maxQueuedRequests, prefixCaching } = options;
+  const engine = {
+    ...{ maxNumSeqs, maxNumBatchedTokens, maxQueuedRequests },
+    enablePrefixCaching: prefixCaching,
+  };
+  const opened = await interruptible((signal) => openModel(options, signal, engine));
   if (!opened) return;
   let llm: LLM = opened;
   // Loaded here: the other commands start without it.
@@ -69,7 +82,7 @@ async function serve(options: ServeOptions) {
     onError: (error) => process.stderr.write(`error: ${textOf(error)}\n`),
     async reopen() {
       await llm.close().catch(() => {});
-      llm = await openModel(options, new AbortController().signal);
+      llm = await openModel(options, new AbortController().signal, engine);
       process.stderr.write("the model failed and has been opened again\n");
       return llm;
     },

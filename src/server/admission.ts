@@ -1,25 +1,14 @@
 /**
- * Who is let in: how many prompts run or wait, and how many streams each client has.
+ * Who is let in: how many streams each client has. How many prompts run or wait is the engine's to bound.
  * @module
  */
 import { ApiError } from "./api_error.ts";
 import type { ServerLimits } from "./limits.ts";
 
-/** What is to be let in. */
-export interface Entry {
-  /** Whose it is: one name for each API key. */
-  client: string;
-  /** How many prompts it has. */
-  prompts: number;
-  /** Whether it is a stream. */
-  stream: boolean;
-}
-
 /** Counts what is on its way. */
 export class Admission {
   readonly #limits: ServerLimits;
   readonly #streams = new Map<string, number>();
-  #prompts = 0;
   #requests = 0;
   #closed = false;
   #emptied: (() => void) | undefined;
@@ -40,13 +29,14 @@ export class Admission {
   }
 
   /**
-   * Lets something in.
+   * Lets a request in.
    *
-   * @param entry It.
+   * @param client Whose it is: one name for each API key.
+   * @param stream Whether it is a stream.
    * @returns What to call once when it has ended.
-   * @throws {ApiError} 429 if there is too much of it, 503 after {@linkcode close}.
+   * @throws {ApiError} 429 if the client has too many streams, 503 after {@linkcode close}.
    */
-  enter({ client, prompts, stream }: Entry): () => void {
+  enter(client: string, stream: boolean): () => void {
     if (this.#closed) {
       throw new ApiError(503, "Cannot run the request: the server is stopping.", {
         type: "server_error",
@@ -54,19 +44,17 @@ export class Admission {
         headers: { "retry-after": "5" },
       });
     }
-    const { prompted, streamsPerKey } = this.#limits;
-    if (this.#prompts + prompts > prompted) {
-      throw full(`${this.#prompts} prompts run or wait, ${prompted} may`, "queue_full");
-    }
     const streams = this.#streams.get(client) ?? 0;
-    if (stream && streams >= streamsPerKey) {
-      throw full(`the client has ${streams} streams, as many as it may`, "too_many_streams");
+    if (stream && streams >= this.#limits.streamsPerKey) {
+      throw new ApiError(
+        429,
+        `Cannot run the request now: the client has ${streams} streams, as many as it may; try again.`,
+        { type: "rate_limit_error", code: "too_many_streams", headers: { "retry-after": "1" } },
+      );
     }
-    this.#prompts += prompts;
     this.#requests++;
     if (stream) this.#streams.set(client, streams + 1);
     return () => {
-      this.#prompts -= prompts;
       this.#requests--;
       if (stream) this.#leaveStream(client);
       if (this.#requests === 0) this.#emptied?.();
@@ -84,12 +72,4 @@ export class Admission {
     if (streams > 0) this.#streams.set(client, streams);
     else this.#streams.delete(client);
   }
-}
-
-function full(what: string, code: string): ApiError {
-  return new ApiError(429, `Cannot run the request now: ${what}; try again.`, {
-    type: "rate_limit_error",
-    code,
-    headers: { "retry-after": "1" },
-  });
 }

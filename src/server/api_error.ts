@@ -78,7 +78,7 @@ const STATUS: Record<string, [status: number, type: ApiErrorType, headers?: Head
   out_of_memory: [400, "invalid_request_error"],
   unsupported: [400, "invalid_request_error"],
   queue_full: [429, "rate_limit_error", { "retry-after": "1" }],
-  deadline_exceeded: [503, "server_error", { "retry-after": "5" }],
+  deadline_exceeded: [504, "server_error"],
   closed: [503, "server_error", { "retry-after": "5" }],
   backend_failed: [500, "server_error"],
 };
@@ -89,7 +89,10 @@ type HeadersOf = Record<string, string>;
 const PARAMS: Record<string, string> = { promptTokenIds: "prompt", conversations: "messages" };
 
 /** The library's names of parameters, which its messages have and clients do not know. */
-const NAMES = new RegExp(`\\b(${Object.keys(resolveSamplingParams()).join("|")})\\b`, "g");
+const NAMES = new RegExp(
+  `\\b(${Object.keys(resolveSamplingParams()).join("|")}|addGenerationPrompt)\\b`,
+  "g",
+);
 
 /**
  * What a client is told of an error.
@@ -110,7 +113,8 @@ export function apiErrorOf(error: unknown): ApiError {
   const { message, code } = error as HybridseekError;
   const [status, type, headers] = known;
   if (!(error instanceof InvalidArgumentError)) {
-    return new ApiError(status, message, { type, code, headers, cause: error });
+    const named = message.replace(NAMES, snakeCase);
+    return new ApiError(status, named, { type, code, headers, cause: error });
   }
   const param = PARAMS[error.field] ?? snakeCase(error.field);
   const named = message.replaceAll(error.field, param).replace(NAMES, snakeCase);

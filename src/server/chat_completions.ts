@@ -3,6 +3,7 @@
  * @module
  */
 import { z } from "@hono/zod-openapi";
+import type { ChatPrompt } from "../llm.ts";
 import type { TokenLogprob, TokenLogprobs } from "../outputs.ts";
 import type { ChatMessage } from "../text/chat_message.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
@@ -13,12 +14,15 @@ import { describe, type Endpoint, readBody } from "./endpoint.ts";
 import { eventStream } from "./event_stream.ts";
 import { generate, type GenerationJob, mostTokens, type Usage, usageOf } from "./generation.ts";
 import { leastLogprob } from "./logprobs.ts";
+import { type TermFields, termFields, termsOf } from "./request_terms.ts";
 import { atMost, type SamplingFields, samplingFields, samplingParams } from "./sampling_fields.ts";
 import { refuseUnsupported } from "./unsupported_fields.ts";
 
-interface Body extends SamplingFields {
+interface Body extends SamplingFields, TermFields {
   model?: string;
   messages: ChatMessage[];
+  add_generation_prompt?: boolean;
+  continue_final_message?: boolean;
   max_tokens?: number;
   max_completion_tokens?: number;
   logprobs?: boolean;
@@ -38,6 +42,8 @@ const message = z.looseObject({
 const body = z.looseObject({
   model: z.string().optional(),
   messages: list(message, 1, MOST_MESSAGES),
+  add_generation_prompt: z.boolean().optional(),
+  continue_final_message: z.boolean().optional(),
   max_tokens: z.int().min(1).optional(),
   max_completion_tokens: z.int().min(1).optional(),
   logprobs: z.boolean().optional(),
@@ -45,6 +51,7 @@ const body = z.looseObject({
   stream: z.boolean().optional(),
   stream_options: z.looseObject({ include_usage: z.boolean().nullish() }).optional(),
   ...samplingFields,
+  ...termFields,
 }).openapi("ChatCompletionRequest", {
   example: { messages: [{ role: "user", content: "Who are you?" }], max_tokens: 16 },
 });
@@ -66,7 +73,8 @@ export const chatCompletions: Endpoint = {
     const { llm, limits } = context;
     const fields = await readBody<Body>(request, body, limits.bodyBytes);
     const model = servedName(context, fields.model);
-    refuseUnsupported({ ...fields });
+    const own = { add_generation_prompt: undefined, continue_final_message: undefined };
+    refuseUnsupported({ ...fields, ...own });
     const { logprobs: wanted = false, top_logprobs = 0, stream = false } = fields;
     if (top_logprobs > 0 && !wanted) {
       throw new ApiError(400, "Cannot use top_logprobs: it needs logprobs to be true.", {
@@ -81,12 +89,13 @@ export const chatCompletions: Endpoint = {
       model,
       client,
       stream,
-      prompts: [{ messages: messagesOf(fields.messages) }],
+      prompts: [promptOf(fields)],
       params: {
         ...samplingParams(fields, limits, 1),
         maxTokens,
         logprobs: wanted ? top_logprobs : undefined,
       },
+      terms: termsOf(fields, client),
     };
     const head = {
       id: `chatcmpl-${crypto.randomUUID().replaceAll("-", "")}`,
@@ -140,10 +149,23 @@ export const chatCompletions: Endpoint = {
   },
 };
 
+/** The conversation, and whether its last message is the beginning of the answer: in vLLM's or DeepSeek's words. */
+function promptOf({ messages, ...given }: Body): ChatPrompt {
+  const continueFinalMessage = given.continue_final_message || isPrefix(messages.at(-1)!);
+  const addGenerationPrompt = given.add_generation_prompt ?? !continueFinalMessage;
+  return { messages: messagesOf(messages), continueFinalMessage, addGenerationPrompt };
+}
+
+/** Whether a message, as the last one, is the beginning of the answer. */
+function isPrefix({ role, prefix }: ChatMessage): boolean {
+  return role === "assistant" && prefix === true;
+}
+
 /** Messages as a template knows them. */
 function messagesOf(messages: readonly ChatMessage[]): ChatMessage[] {
   return messages.map((message, index) => {
     for (const field of ["tool_calls", "function_call", "prefix"]) {
+      if (field === "prefix" && index === messages.length - 1 && isPrefix(message)) continue;
       const value = message[field];
       if (!value || (Array.isArray(value) && value.length === 0)) continue;
       const param = `messages[${index}].${field}`;

@@ -3,6 +3,7 @@
  * @module
  */
 import { z } from "@hono/zod-openapi";
+import { UnsupportedError } from "../errors.ts";
 import type { LLM } from "../llm.ts";
 import type { RequestOutput } from "../outputs.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
@@ -12,14 +13,16 @@ import { describe, type Endpoint, readBody } from "./endpoint.ts";
 import { eventStream } from "./event_stream.ts";
 import { generate, type GenerationJob, type Usage, usageOf } from "./generation.ts";
 import { type CompletionLogprobs, LogprobWriter } from "./logprobs.ts";
+import { type TermFields, termFields, termsOf } from "./request_terms.ts";
 import { atMost, type SamplingFields, samplingFields, samplingParams } from "./sampling_fields.ts";
 import { refuseUnsupported } from "./unsupported_fields.ts";
 
 type PromptField = string | string[] | number[] | number[][];
 
-interface Body extends SamplingFields {
+interface Body extends SamplingFields, TermFields {
   model?: string;
   prompt: PromptField;
+  suffix?: string;
   max_tokens?: number;
   logprobs?: number;
   echo?: boolean;
@@ -48,12 +51,14 @@ const body = z.looseObject({
         { type: "array", items: ids, minItems: 1 },
       ],
     }),
+  suffix: z.string().optional(),
   max_tokens: z.int().min(0).optional(),
   logprobs: z.int().min(0).optional(),
   echo: z.boolean().optional(),
   stream: z.boolean().optional(),
   stream_options: z.looseObject({ include_usage: z.boolean().nullish() }).optional(),
   ...samplingFields,
+  ...termFields,
 }).openapi("CompletionRequest", { example: { prompt: "Once upon a time", max_tokens: 16 } });
 
 /** `POST /v1/completions` */
@@ -73,17 +78,18 @@ export const completions: Endpoint = {
     const { llm, limits } = context;
     const fields = await readBody<Body>(request, body, limits.bodyBytes);
     const model = servedName(context, fields.model);
-    refuseUnsupported({ ...fields });
-    const { logprobs, echo = false, stream = false, n = 1 } = fields;
+    refuseUnsupported({ ...fields, suffix: undefined });
+    const { suffix, logprobs, echo = false, stream = false, n = 1 } = fields;
     const maxTokens = fields.max_tokens ?? llm.defaults.maxTokens ?? MAX_TOKENS;
     const prompts = promptsOf(fields.prompt);
     atMost("prompt", prompts.length, limits.prompts, "prompts");
     atMost("logprobs", logprobs ?? 0, limits.logprobs, "log-probabilities for a token");
     const promptTokenIds = prompts.map((prompt) =>
-      typeof prompt === "string" ? llm.tokenizer.encode(prompt) : prompt
+      suffix ? aroundGap(llm, prompt, suffix) : tokensOf(llm, prompt)
     );
     const scored = echo && logprobs !== undefined;
     if (scored) {
+      if (suffix) throw unusableSuffix("echo with logprobs has no place for it");
       if (stream) {
         throw new ApiError(400, "Cannot stream echo with logprobs; set stream to false.", {
           param: "stream",
@@ -106,6 +112,7 @@ export const completions: Endpoint = {
         logprobs,
         promptLogprobs: scored ? logprobs : undefined,
       },
+      terms: termsOf(fields, client),
     };
     const head = {
       id: `cmpl-${crypto.randomUUID().replaceAll("-", "")}`,
@@ -183,6 +190,29 @@ function isPrompt(value: unknown): boolean {
 function promptsOf(prompt: PromptField): (string | number[])[] {
   if (typeof prompt === "string") return [prompt];
   return typeof prompt[0] === "number" ? [prompt as number[]] : prompt as string[] | number[][];
+}
+
+function tokensOf(llm: LLM, prompt: string | number[]): number[] {
+  return typeof prompt === "string" ? llm.tokenizer.encode(prompt) : prompt;
+}
+
+/** A prompt and what follows the gap behind it, for a model that was trained to fill gaps in. */
+function aroundGap({ tokenizer }: LLM, prompt: string | number[], suffix: string): number[] {
+  if (typeof prompt !== "string") throw unusableSuffix("the prompt must be a text beside it");
+  try {
+    return tokenizer.encodeFim(prompt, suffix);
+  } catch (cause) {
+    if (!(cause instanceof UnsupportedError)) throw cause;
+    throw unusableSuffix("the model has no tokens for a gap; leave it out", cause);
+  }
+}
+
+function unusableSuffix(reason: string, cause?: UnsupportedError): ApiError {
+  return new ApiError(400, `Cannot use suffix: ${reason}.`, {
+    param: "suffix",
+    code: "unsupported",
+    cause,
+  });
 }
 
 /** Packages without one serve prompts of tokens. */

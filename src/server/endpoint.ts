@@ -10,7 +10,7 @@ import type { ServerContext } from "./context.ts";
 export interface IncomingRequest {
   /** As it came. */
   request: Request;
-  /** Whose it is: one name for each API key. */
+  /** Whose it is, see {@linkcode Gate.client}. */
   client: string;
   /** Named parts of its path. */
   params: Readonly<Record<string, string>>;

@@ -51,7 +51,7 @@ export class Gate {
    * which is how a browser asks for it.
    *
    * @param request It.
-   * @returns A name for its key, the same for all where no key is needed.
+   * @returns Its key's SHA-256, 64 hexadecimal digits; `""` where no key is needed.
    * @throws {ApiError} 401 if it needs one and has none, or a wrong one.
    */
   async client(request: Request): Promise<string> {
@@ -59,13 +59,13 @@ export class Gate {
     if (keys.length === 0) return "";
     const given = await digest(keyOf(request.headers.get("authorization") ?? ""));
     // All keys and all bytes are compared, whatever the first ones say.
-    let client = -1;
-    for (const [index, key] of keys.entries()) {
+    let valid = false;
+    for (const key of keys) {
       let difference = 0;
       for (let i = 0; i < key.length; i++) difference |= key[i]! ^ given[i]!;
-      if (difference === 0) client = index;
+      if (difference === 0) valid = true;
     }
-    if (client >= 0) return `key ${client}`;
+    if (valid) return Array.from(given, (byte) => byte.toString(16).padStart(2, "0")).join("");
     throw new ApiError(401, "Cannot serve the request: it has no valid API key.", {
       type: "authentication_error",
       code: "invalid_api_key",

@@ -3,12 +3,11 @@
  * @module
  */
 import { type Span, SpanStatusCode, trace } from "@opentelemetry/api";
-import type { LLM, Prompt } from "../llm.ts";
+import type { CallOptions, LLM, Prompt } from "../llm.ts";
 import type { RequestOutput, StreamEvent } from "../outputs.ts";
 import type { SamplingParams } from "../sampling_params.ts";
 import { VERSION } from "../version.ts";
 import type { ServerContext } from "./context.ts";
-import { cachedTokens } from "./metrics.ts";
 
 /** What is to be generated. */
 export interface GenerationJob {
@@ -24,6 +23,8 @@ export interface GenerationJob {
   prompts: readonly Prompt[];
   /** For all of them. */
   params: SamplingParams;
+  /** How they are to be treated, see {@linkcode termsOf}. */
+  terms: Omit<CallOptions, "signal">;
   /** Ends it within one step of the model: the client has gone. */
   signal: AbortSignal;
 }
@@ -38,21 +39,22 @@ export type JobListener = (event: StreamEvent, prompt: number) => void;
  * @param job What.
  * @param listener Told of every event.
  * @returns A result for each prompt.
- * @throws {ApiError} If there is too much on its way, otherwise what {@linkcode LLM.stream} throws.
+ * @throws {ApiError} If the client has too many streams, otherwise what {@linkcode LLM.stream} throws.
  */
 export async function generate(
   context: ServerContext,
   job: GenerationJob,
   listener?: JobListener,
 ): Promise<RequestOutput[]> {
-  const { client, prompts, stream, signal } = job;
-  const leave = context.admission.enter({ client, prompts: prompts.length, stream });
+  const { client, prompts, params, terms, stream, signal } = job;
+  const leave = context.admission.enter(client, stream);
   const span = startSpan(job);
   const others = new AbortController();
   const stop = () => others.abort(signal.reason);
   signal.addEventListener("abort", stop, { once: true });
+  const options = { ...terms, signal: others.signal };
   const runs = prompts.map((prompt, index) =>
-    run(context, prompt, job.params, others.signal, listener && ((event) => listener(event, index)))
+    run(context, prompt, params, options, listener && ((event) => listener(event, index)))
   );
   try {
     signal.throwIfAborted();
@@ -78,13 +80,13 @@ async function run(
   { llm, metrics }: ServerContext,
   prompt: Prompt,
   params: SamplingParams,
-  signal: AbortSignal,
+  options: CallOptions & { signal: AbortSignal },
   listener?: (event: StreamEvent) => void,
 ): Promise<RequestOutput> {
   const began = performance.now();
   const seconds = (since: number) => (performance.now() - since) / 1e3;
   const times: number[] = []; // of each choice's last token
-  const events = llm.stream(prompt, params, { signal });
+  const events = llm.stream(prompt, params, options);
   try {
     let next = await events.next();
     for (; !next.done; next = await events.next()) {
@@ -99,7 +101,7 @@ async function run(
     metrics.finished(next.value, seconds(began));
     return next.value;
   } catch (error) {
-    metrics.broken(signal.aborted ? "abort" : "error");
+    metrics.broken(options.signal.aborted ? "abort" : "error");
     throw error;
   }
 }
@@ -157,7 +159,7 @@ export function usageOf(outputs: readonly RequestOutput[]): Usage {
   const completion = sum(({ outputs }) =>
     outputs.reduce((total, { tokenIds }) => total + tokenIds.length, 0)
   );
-  const cached = sum(cachedTokens);
+  const cached = sum(({ cachedTokens }) => cachedTokens);
   return {
     prompt_tokens: prompt,
     completion_tokens: completion,

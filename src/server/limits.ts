@@ -19,8 +19,6 @@ export interface ServerLimits {
   logprobs: number;
   /** Log-probabilities of prompt tokens in one response. Default 1,000,000. */
   promptLogprobs: number;
-  /** Prompts that run or wait at a time, of all clients; more are told to come again. Default 512. */
-  prompted: number;
   /** Streams at a time for each API key, or for all clients where there are no keys. Default 128. */
   streamsPerKey: number;
   /** Bytes of a stream that its client has left unread; beyond, the stream is cut. Default 1 MiB. */
@@ -38,7 +36,6 @@ export const defaultLimits: Readonly<ServerLimits> = Object.freeze({
   biases: 1024,
   logprobs: 20,
   promptLogprobs: 1_000_000,
-  prompted: 512,
   streamsPerKey: 128,
   unreadBytes: 1024 * 1024,
   keepAliveMs: 5000,

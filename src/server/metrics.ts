@@ -3,6 +3,7 @@
  * @module
  */
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
+import type { EngineStats } from "../engine/engine.ts";
 import type { LLM } from "../llm.ts";
 import type { RequestOutput } from "../outputs.ts";
 import { describe, type Endpoint } from "./endpoint.ts";
@@ -32,12 +33,6 @@ export class Metrics {
   readonly #registry = new Registry();
   readonly #more: (() => Promise<string>) | undefined;
   readonly #requests = this.#counter("requests_total", "Prompts that have ended.", ["reason"]);
-  readonly #promptTokens = this.#counter("prompt_tokens_total", "Tokens of prompts.");
-  readonly #cachedTokens = this.#counter(
-    "cached_prompt_tokens_total",
-    "Of these, found in the cache.",
-  );
-  readonly #tokens = this.#counter("generated_tokens_total", "Tokens generated.");
   readonly #refusals = this.#counter("refused_requests_total", "Requests refused.", ["status"]);
   readonly #firstToken = this.#histogram("time_to_first_token_seconds", "Until the first token.");
   readonly #nextToken = this.#histogram(
@@ -54,9 +49,9 @@ export class Metrics {
    */
   constructor(read: { requests: () => number; llm: () => LLM; more?: () => Promise<string> }) {
     this.#more = read.more;
-    this.#gauge("requests_in_flight", "Requests that run or wait.", read.requests);
+    this.#readLater("requests_in_flight", "Requests that run or wait.", read.requests);
     for (const [name, { help, value }] of Object.entries(engineFigures)) {
-      if (value(read.llm()) !== undefined) this.#gauge(name, help, () => value(read.llm())!);
+      if (value(read.llm()) !== undefined) this.#readLater(name, help, () => value(read.llm())!);
     }
   }
 
@@ -78,12 +73,7 @@ export class Metrics {
   /** A prompt has ended. @param output What it led to. @param seconds After it came. */
   finished(output: RequestOutput, seconds: number): void {
     this.#duration.observe(seconds);
-    this.#promptTokens.inc(output.promptTokenIds.length);
-    this.#cachedTokens.inc(cachedTokens(output));
-    for (const { finishReason, tokenIds } of output.outputs) {
-      this.#tokens.inc(tokenIds.length);
-      this.#requests.inc({ reason: finishReason });
-    }
+    for (const { finishReason } of output.outputs) this.#requests.inc({ reason: finishReason });
   }
 
   /** A prompt ended without a result. @param reason `abort` or `error`. */
@@ -104,14 +94,25 @@ export class Metrics {
     return new Histogram({ ...this.#named(name), help, buckets: SECONDS });
   }
 
-  #gauge(name: string, help: string, value: () => number) {
-    new Gauge({
-      ...this.#named(name),
-      help,
-      collect() {
-        this.set(value());
-      },
-    });
+  /** A figure that is read when it is asked for: a counter if its name says so, else a gauge. */
+  #readLater(name: string, help: string, value: () => number) {
+    const options = { ...this.#named(name), help };
+    if (name.endsWith("_total")) {
+      new Counter({
+        ...options,
+        collect() {
+          this.reset();
+          this.inc(value());
+        },
+      });
+    } else {
+      new Gauge({
+        ...options,
+        collect() {
+          this.set(value());
+        },
+      });
+    }
   }
 
   #named(name: string) {
@@ -119,34 +120,58 @@ export class Metrics {
   }
 }
 
-/** The engine's figures, read when they are asked for; one that is `undefined` does not apply. */
-const engineFigures: Record<
-  string,
-  { help: string; value: (llm: LLM) => number | undefined }
-> = {
+/** A figure of the engine, and when it is asked for its value. */
+interface EngineFigure {
+  help: string;
+  /** `undefined` if it does not apply. */
+  value(llm: LLM): number | undefined;
+}
+
+const stat = (help: string, value: (stats: EngineStats) => number): EngineFigure => ({
+  help,
+  value: (llm) => value(llm.stats()),
+});
+
+/** The engine's figures by name; those that only grow end in `_total`. */
+const engineFigures: Record<string, EngineFigure> = {
+  sequences_running: stat("Sequences that are in every step.", ({ running }) => running),
+  sequences_waiting: stat("Sequences that wait for room.", ({ waiting }) => waiting),
+  cache_blocks: stat("Blocks of the cache.", ({ blocks }) => blocks),
+  cache_blocks_held: stat("Of these, held by sequences.", ({ heldBlocks }) => heldBlocks),
+  cache_blocks_cached: stat(
+    "Of these, held by none, but found by prompts that begin alike.",
+    ({ cachedBlocks }) => cachedBlocks,
+  ),
+  cache_blocks_free: stat(
+    "Of these, without contents.",
+    ({ blocks, heldBlocks, cachedBlocks }) => blocks - heldBlocks - cachedBlocks,
+  ),
+  prompt_tokens_total: stat("Tokens of prompts.", ({ promptTokens }) => promptTokens),
+  cached_prompt_tokens_total: stat(
+    "Of these, found in the cache.",
+    ({ cachedPromptTokens }) => cachedPromptTokens,
+  ),
+  generated_tokens_total: stat("Tokens generated.", ({ generatedTokens }) => generatedTokens),
+  steps_total: stat("Steps of the model.", ({ steps }) => steps),
+  preemptions_total: stat("Sequences that made room for others.", ({ preemptions }) => preemptions),
+  drafted_tokens_total: stat("Tokens guessed ahead.", ({ draftedTokens }) => draftedTokens),
+  accepted_tokens_total: stat(
+    "Of these, as the model would have it.",
+    ({ acceptedTokens }) => acceptedTokens,
+  ),
   context_tokens: {
     help: "Most tokens of a sequence.",
     value: ({ contextLength }) => contextLength,
   },
-  expert_reads: {
+  expert_reads_total: {
     help: "Experts that had to be read when the router chose them.",
     value: ({ expertStats }) => expertStats?.misses,
   },
-  expert_uses: {
+  expert_uses_total: {
     help: "Experts that steps used, where not all are in memory.",
     value: ({ expertStats }) => expertStats?.uses,
   },
 };
-
-/**
- * How much of a prompt was found in the cache.
- *
- * @param output What the prompt led to.
- * @returns Tokens.
- */
-export function cachedTokens(output: RequestOutput): number {
-  return (output as { cachedTokens?: number }).cachedTokens ?? 0;
-}
 
 /** `GET /metrics` */
 export const metrics: Endpoint = {

@@ -10,6 +10,7 @@ import { servedName } from "./context.ts";
 import { describe, type Endpoint, readBody } from "./endpoint.ts";
 import { eventStream } from "./event_stream.ts";
 import { generate, type GenerationJob, mostTokens, type Usage, usageOf } from "./generation.ts";
+import { type TermFields, termFields, termsOf } from "./request_terms.ts";
 import { type SamplingFields, samplingFields, samplingParams } from "./sampling_fields.ts";
 import { refuseUnsupported, RESPONSES_FIELDS } from "./unsupported_fields.ts";
 
@@ -19,7 +20,7 @@ interface Message {
   content: string | { type: string; text: string }[];
 }
 
-interface Body extends Pick<SamplingFields, "temperature" | "top_p" | "seed"> {
+interface Body extends Pick<SamplingFields, "temperature" | "top_p" | "seed">, TermFields {
   model?: string;
   input: string | Message[];
   instructions?: string;
@@ -46,6 +47,7 @@ const body = z.looseObject({
   metadata: z.record(z.string(), z.unknown()).optional(),
   stream: z.boolean().optional(),
   ...{ temperature, top_p, seed },
+  ...termFields,
 }).openapi("ResponseRequest", { example: { input: "Who are you?", max_output_tokens: 16 } });
 
 /** `POST /v1/responses` */
@@ -80,6 +82,7 @@ export const responses: Endpoint = {
         ),
         maxTokens: mostTokens(llm, fields.max_output_tokens),
       },
+      terms: termsOf(fields, client),
     };
     const ids = { response: newId("resp"), message: newId("msg") };
     const created = Math.floor(Date.now() / 1e3);

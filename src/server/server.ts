@@ -72,7 +72,8 @@ const CLIENT_CLOSED_REQUEST = 499;
 /**
  * Makes a server of a model, with OpenAI's API.
  *
- * @param llm The model; it stays the caller's, to be closed after the server has been drained.
+ * @param llm The model; it stays the caller's, to be closed after the server has been drained. Open it with
+ *   `maxQueuedRequests`, else all that come wait.
  * @param options How it serves.
  * @returns The server.
  * @throws {RangeError} If an API key is empty or there is no name.

@@ -87,6 +87,31 @@ Deno.test("the second name and another host are served; without a key that is sa
   assert.equal((await response.json()).model, "b");
 });
 
+Deno.test("how requests share the model is said on the command line", async () => {
+  const sequences = ["--max-num-seqs", "1", "--max-queued-requests", "0"];
+  const args = [...sequences, "--max-num-batched-tokens", "64", "--no-prefix-caching"];
+  await using server = await start({ args });
+  const long = { prompt: "Once", max_tokens: 2000, ignore_eos: true, stream: true };
+  const { body } = await post(server.address, long);
+  const short = { prompt: "Once ".repeat(100), max_tokens: 1 };
+  const refused = await post(server.address, short);
+  assert.deepEqual([refused.status, (await refused.json()).error.code], [429, "queue_full"]);
+  await body!.cancel();
+  const answered = async () => {
+    for (;;) {
+      const response = await post(server.address, short);
+      if (response.status === 200) return (await response.json()).usage;
+      await response.body!.cancel(); // the stream has not ended yet
+    }
+  };
+  await answered();
+  const { prompt_tokens, prompt_cache_hit_tokens } = await answered();
+  assert(prompt_tokens > 100);
+  assert.equal(prompt_cache_hit_tokens, 0);
+  const figures = await (await fetch(`${server.address}/metrics`)).text();
+  assert.match(figures, /^hybridseek_cache_blocks_cached 0$/m);
+});
+
 Deno.test("OpenTelemetry's exporter of Deno gets a span for each request", async () => {
   // deno-lint-ignore no-explicit-any
   const spans: any[] = [];

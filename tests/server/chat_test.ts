@@ -112,6 +112,30 @@ Deno.test("logprobs are those of llm.chat, with bytes", async () => {
   assert.deepEqual(streamed, content);
 });
 
+Deno.test("an answer goes on with the last message, in vLLM's words and in DeepSeek's", async () => {
+  const server = await serverOf();
+  const body = { temperature: 0, max_tokens: 8 };
+  const begun = [...messages, { role: "assistant", content: "I am" }];
+  const prefixed = [...messages, { role: "assistant", content: "I am", prefix: true }];
+  // The reference model's template is this text; nothing is said of the last message's end.
+  const question = "User: Who are you?\n\n";
+  const cases: [string, object][] = [
+    [`${question}Assistant: I am`, { messages: begun, continue_final_message: true }],
+    [`${question}Assistant: I am`, {
+      ...{ messages: begun, continue_final_message: true, add_generation_prompt: false },
+    }],
+    [`${question}Assistant: I am`, { messages: prefixed }],
+    [question, { messages, add_generation_prompt: false }],
+    [`${question}Assistant:`, { messages, add_generation_prompt: true }],
+  ];
+  for (const [prompt, fields] of cases) {
+    const want = await ask(server, "/v1/completions", { ...body, prompt });
+    const answer = await ask(server, path, { ...body, ...fields });
+    assert.equal(answer.choices[0].message.content, want.choices[0].text);
+    assert.equal(answer.usage.prompt_tokens, want.usage.prompt_tokens);
+  }
+});
+
 Deno.test("what is not supported and would change the answer is 400 and names the field", async () => {
   const server = await serverOf();
   const tools = [{ type: "function", function: { name: "f", parameters: {} } }];
@@ -122,7 +146,9 @@ Deno.test("what is not supported and would change the answer is 400 and names th
     ["messages[0].role", { messages: [{ role: "tool", content: "42", tool_call_id: "c" }] }],
     ["messages[0].content", { messages: [{ role: "user" }] }],
     ["messages[0].content[0]", { messages: [{ role: "user", content: [{ type: "image_url" }] }] }],
-    ["messages[0].prefix", { messages: [{ role: "assistant", content: "I", prefix: true }] }],
+    ["messages[0].prefix", {
+      messages: [{ role: "assistant", content: "I", prefix: true }, ...messages],
+    }],
     ["messages[0].tool_calls", {
       messages: [{ role: "assistant", content: "", tool_calls: [{}] }],
     }],
@@ -134,9 +160,12 @@ Deno.test("what is not supported and would change the answer is 400 and names th
     ["tools", { tools, tool_choice: "auto" }],
     ["tool_choice", { tool_choice: "required" }],
     ["functions", { functions: [{}] }],
+    ["suffix", { suffix: "end" }],
     ["modalities", { modalities: ["text", "audio"] }],
     ["web_search_options", { web_search_options: {} }],
-    ["continue_final_message", { continue_final_message: true }],
+    ["continue_final_message", { continue_final_message: true, add_generation_prompt: true }],
+    ["messages[0].prefix", { messages: [{ role: "user", content: "I", prefix: true }] }],
+    ["messages[0].prefix", { messages: [{ role: "assistant", content: "I", prefix: 1 }] }],
     ["top_logprobs", { top_logprobs: 2 }],
     ["top_logprobs", { logprobs: true, top_logprobs: 21 }],
     ["max_tokens", { max_tokens: 0 }],

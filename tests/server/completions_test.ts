@@ -3,6 +3,8 @@
  */
 import { strict as assert } from "node:assert";
 import type { LLM } from "../../mod.ts";
+import { createServer } from "../../src/server/mod.ts";
+import { scriptedModel } from "./scripted_model.ts";
 import { ask, errorOf, model, serverOf, stream } from "./serving.ts";
 
 const STORY = "Once upon a time there was";
@@ -172,7 +174,12 @@ Deno.test("values out of range, over a limit or not supported are 400 and name t
     ["min_tokens", { min_tokens: 5, max_tokens: 2 }],
     ["best_of", { best_of: 2 }],
     ["best_of", { best_of: 3, n: 2 }],
-    ["suffix", { suffix: "end" }],
+    ["suffix", { suffix: "end", prompt: [5] }],
+    ["suffix", { suffix: "end", echo: true, logprobs: 1 }],
+    ["priority", { priority: 0.5 }],
+    ["cache_salt", { cache_salt: "" }],
+    ["cache_salt", { cache_salt: "x".repeat(1025) }],
+    ["continue_final_message", { continue_final_message: true }],
     ["guided_json", { guided_json: {} }],
     ["guided_regex", { guided_regex: "a" }],
     ["response_format", { response_format: { type: "json_object" } }],
@@ -201,6 +208,36 @@ Deno.test("fields that change nothing are passed over, null counts as left out",
   });
   assert.equal(answer.http, 200);
   assert.deepEqual(answer.choices, choices);
+});
+
+Deno.test("a suffix is what follows the gap that is filled in", async () => {
+  const { tokenizer } = await model();
+  const server = await serverOf();
+  const [prefix, suffix] = ["def one():\n    return ", "\n\nprint(one())"];
+  const written = (text: string) => tokenizer.encode(text, { addSpecialTokens: false });
+  const prompt = [
+    tokenizer.bosTokenId,
+    tokenizer.idOf("<｜fim▁begin｜>"),
+    ...written(prefix),
+    tokenizer.idOf("<｜fim▁hole｜>"),
+    ...written(suffix),
+    tokenizer.idOf("<｜fim▁end｜>"),
+  ];
+  const body = { temperature: 0, max_tokens: 8 };
+  const answer = await ask(server, "/v1/completions", { ...body, prompt: prefix, suffix });
+  const wanted = await ask(server, "/v1/completions", { ...body, prompt });
+  assert.equal(answer.usage.prompt_tokens, prompt.length);
+  assert.deepEqual(answer.choices, wanted.choices);
+  const events = await stream(server, "/v1/completions", { ...body, prompt: prefix, suffix });
+  const text = events.map(({ data }) => data.choices?.[0].text ?? "").join("");
+  assert.equal(text, answer.choices[0].text);
+});
+
+Deno.test("a suffix is refused by a model without tokens for a gap", async () => {
+  const { llm } = scriptedModel({ tokenizerJson: (json) => json.replaceAll("fim▁", "mif▁") });
+  const body = { prompt: "a", suffix: "b" };
+  const refusal = errorOf(await ask(createServer(llm), "/v1/completions", body));
+  assert.deepEqual([refusal.status, refusal.param, refusal.code], [400, "suffix", "unsupported"]);
 });
 
 Deno.test("an unknown model is 404", async () => {

@@ -5,6 +5,7 @@
  */
 import type { Backend } from "../../src/backend/backend.ts";
 import type { StepLimits, StepPlan } from "../../src/backend/step_plan.ts";
+import type { EngineOptions } from "../../src/engine/engine_options.ts";
 import { LLM } from "../../src/llm.ts";
 import { Tokenizer } from "../../src/text/tokenizer.ts";
 
@@ -16,6 +17,10 @@ export interface Script {
   limits?: Partial<StepLimits>;
   /** The logits after every token. Default: those of a model that says one word for ever. */
   logits?: Float32Array;
+  /** How requests share the model. */
+  engine?: EngineOptions;
+  /** Changes the text of the tokenizer's file. */
+  tokenizerJson?(json: string): string;
 }
 
 /** A scripted model. */
@@ -34,11 +39,13 @@ const SAYS = " word";
 const MOST_ROWS = 256;
 
 /** Opens one. */
-export function scriptedModel({ step, limits = {}, logits }: Script = {}): ScriptedModel {
+export function scriptedModel(
+  { step, limits = {}, logits, engine = {}, tokenizerJson = (json) => json }: Script = {},
+): ScriptedModel {
   const read = (name: string) =>
     Deno.readTextFileSync(new URL(`../../models/reference/${name}`, import.meta.url));
   const tokenizer = Tokenizer.fromJson(
-    read("tokenizer.json"),
+    tokenizerJson(read("tokenizer.json")),
     JSON.parse(read("tokenizer_config.json")),
   );
   const row = logits ?? new Float32Array(VOCABULARY);
@@ -80,6 +87,6 @@ export function scriptedModel({ step, limits = {}, logits }: Script = {}): Scrip
     ...{ caches: [], cacheBytesPerToken: 0 },
   };
   const config = { defaults: { temperature: 0 }, eosTokenIds: [] };
-  scripted.llm = Reflect.construct(LLM, [{ spec, backend, tokenizer, config }, {}]) as LLM;
+  scripted.llm = Reflect.construct(LLM, [{ spec, backend, tokenizer, config }, engine]) as LLM;
   return scripted;
 }

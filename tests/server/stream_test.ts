@@ -171,8 +171,9 @@ Deno.test("metrics count prompts, tokens and times", async () => {
   assert.equal(figure('requests_total{reason="length"}'), 4);
   assert.equal(figure('requests_total{reason="abort"}'), 1);
   assert.equal(figure('refused_requests_total{status="400"}'), 1);
-  assert.equal(figure("prompt_tokens_total"), 4);
-  assert.equal(figure("generated_tokens_total"), 20);
+  // The model counts what it takes in and writes: also of a stream that nobody reads to its end.
+  assert.equal(figure("prompt_tokens_total"), 6);
+  assert(figure("generated_tokens_total")! > 20);
   assert.equal(figure("request_duration_seconds_count"), 2);
   assert(figure("inter_token_latency_seconds_count")! >= 16);
   assert(figure("time_to_first_token_seconds_count")! >= 2);

@@ -1,0 +1,34 @@
+/**
+ * Fields of a request that say how it is to be treated beside others, as vLLM's.
+ * @module
+ */
+import { z } from "@hono/zod-openapi";
+import type { CallOptions } from "../llm.ts";
+
+/** The fields, as {@linkcode termFields} has checked them. */
+export interface TermFields {
+  /** See {@linkcode CallOptions}, as both. */
+  priority?: number;
+  cache_salt?: string;
+}
+
+/** The fields for a schema. */
+export const termFields: Record<keyof TermFields, z.ZodType> = {
+  priority: z.int().optional(),
+  cache_salt: z.string().min(1).max(1024).optional(),
+};
+
+/**
+ * How a request is to be treated. Clients of different keys never find each other's prompts in the cache,
+ * whatever salt they give.
+ *
+ * @param fields Checked.
+ * @param client Whose it is, see {@linkcode Gate.client}: of one length, so no other one and salt join alike.
+ * @returns The library's options.
+ */
+export function termsOf(
+  { priority, cache_salt = "" }: TermFields,
+  client: string,
+): Omit<CallOptions, "signal"> {
+  return { priority, cacheSalt: client + cache_salt };
+}
