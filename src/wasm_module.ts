@@ -1,8 +1,9 @@
 /**
- * Where the WebAssembly modules come from. Each is embedded as base64 and compiled when first
+ * Where the WebAssembly modules come from. Each is embedded as compressed text and compiled when first
  * used; a runtime that compiles no bytes (workerd) is handed compiled modules instead.
  * @module
  */
+import { unzlibSync } from "fflate";
 
 /** The WebAssembly modules of this library. */
 export type WasmModuleName =
@@ -51,27 +52,27 @@ export function providedModule(name: WasmModuleName): WebAssembly.Module | undef
  * The compiled module: the one provided, else compiled from the embedded bytes, once.
  *
  * @param name Which module.
- * @param base64 The embedded bytes of `wasm/dist/<name>.wasm`.
+ * @param embedded The text of `wasm/dist/<name>.ts`.
  * @returns The compiled module, shared by all callers.
  */
-export function wasmModule(name: WasmModuleName, base64: string): WebAssembly.Module {
+export function wasmModule(name: WasmModuleName, embedded: string): WebAssembly.Module {
   let module = providedModule(name);
   if (!module) {
-    module = new WebAssembly.Module(bytesOfBase64(base64));
+    module = new WebAssembly.Module(wasmBytes(embedded));
     modules.set(name, module);
   }
   return module;
 }
 
 /**
- * The bytes that base64 text stands for.
+ * The bytes of an embedded module.
  *
- * @param base64 Standard base64 with padding.
- * @returns The bytes, owned by the caller.
+ * @param embedded The text of `wasm/dist/<name>.ts`: base64 of what zlib made.
+ * @returns The bytes of `wasm/dist/<name>.wasm`, owned by the caller.
  */
-export function bytesOfBase64(base64: string): Uint8Array<ArrayBuffer> {
-  const text = atob(base64);
+export function wasmBytes(embedded: string): Uint8Array<ArrayBuffer> {
+  const text = atob(embedded);
   const bytes = new Uint8Array(text.length);
   for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-  return bytes;
+  return unzlibSync(bytes) as Uint8Array<ArrayBuffer>;
 }

@@ -7,6 +7,7 @@
  * @module
  */
 import binaryen from "npm:binaryen@132.0.0";
+import { zlibSync } from "fflate";
 import {
   type Artifact,
   artifacts,
@@ -127,7 +128,7 @@ async function build({ name, tool }: Artifact, folder: string) {
     wasmSha256: await sha256Hex(bytes),
   };
   await Deno.writeTextFile(`${folder}/${name}.json`, JSON.stringify(sidecar, null, 2) + "\n");
-  await Deno.writeTextFile(`${folder}/${name}.ts`, base64Module(name, bytes));
+  await Deno.writeTextFile(`${folder}/${name}.ts`, embeddedModule(name, bytes));
   console.log(`${name}: ${bytes.length} bytes, sha256 ${sidecar.wasmSha256.slice(0, 16)}`);
 }
 
@@ -147,9 +148,12 @@ function sourcesOf(name: string): string[] {
   return artifacts.find((artifact) => artifact.name === name)!.sources;
 }
 
-function base64Module(name: string, bytes: Uint8Array): string {
-  return `/** \`wasm/dist/${name}.wasm\` as base64, made by \`deno task build:wasm\`. @module */\n` +
-    `/** The module's bytes as base64. */\nexport const base64: string =\n  "${bytes.toBase64()}";\n`;
+/** The module in a form that every bundler takes: a text. */
+function embeddedModule(name: string, bytes: Uint8Array): string {
+  const text = zlibSync(bytes, { level: 9 }).toBase64();
+  return `/** \`wasm/dist/${name}.wasm\` as text, made by \`deno task build:wasm\`. @module */\n` +
+    `/** The module's bytes, compressed by zlib, as base64. */\n` +
+    `export const embedded: string =\n  "${text}";\n`;
 }
 
 /** Fails where a file that was just built differs from the committed one. */

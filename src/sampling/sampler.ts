@@ -4,7 +4,7 @@
  * position alone.
  * @module
  */
-import { base64 } from "../../wasm/dist/sampler.ts";
+import { embedded } from "../../wasm/dist/sampler.ts";
 import { BackendError, InvalidArgumentError } from "../errors.ts";
 import type { ResolvedSamplingParams } from "../sampling_params.ts";
 import { wasmModule } from "../wasm_module.ts";
@@ -124,7 +124,7 @@ export class Sampler {
   constructor(vocabSize: number) {
     checkInteger("vocabSize", vocabSize, 1, VOCAB_SIZE_MAX);
     this.#vocabSize = vocabSize;
-    const instance = new WebAssembly.Instance(wasmModule("sampler", base64));
+    const instance = new WebAssembly.Instance(wasmModule("sampler", embedded));
     this.#wasm = instance.exports as unknown as SamplerExports;
     this.#wasm.initialize(vocabSize);
   }

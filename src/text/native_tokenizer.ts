@@ -2,7 +2,7 @@
  * The tokenizer's WebAssembly module: compiled when first used, one memory for all tokenizers.
  * @module
  */
-import { base64 } from "../../wasm/dist/tokenizer.ts";
+import { embedded } from "../../wasm/dist/tokenizer.ts";
 import { initSync, NativeTokenizer, Refusal } from "../../wasm/dist/tokenizer_glue.js";
 import { CapacityError, InvalidFileError, UnsupportedError } from "../errors.ts";
 import { wasmModule } from "../wasm_module.ts";
@@ -21,7 +21,7 @@ const encoder = new TextEncoder();
  * @throws {CapacityError} If the module's memory can not grow far enough.
  */
 export function openNativeTokenizer(json: string): NativeTokenizer {
-  initSync({ module: wasmModule("tokenizer", base64) });
+  initSync({ module: wasmModule("tokenizer", embedded) });
   try {
     return withinMemory("read tokenizer.json", () => new NativeTokenizer(encoder.encode(json)));
   } catch (error) {

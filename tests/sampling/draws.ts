@@ -7,7 +7,7 @@ import { resolveSamplingParams, type SamplingParams } from "../../src/sampling_p
 import { Sampler, type SamplingRequest } from "../../src/sampling/sampler.ts";
 import { wasmModule } from "../../src/wasm_module.ts";
 import type { Settings } from "./reference.ts";
-import { base64 } from "../../wasm/dist/sampler.ts";
+import { embedded } from "../../wasm/dist/sampler.ts";
 
 /** A request with parameters as the user writes them; seed 7, no history, choice and position 0. */
 export function request(
@@ -52,7 +52,7 @@ export interface Internals {
 
 /** The compiled module. */
 export function samplerModule(): WebAssembly.Module {
-  return wasmModule("sampler", base64);
+  return wasmModule("sampler", embedded);
 }
 
 /** A new instance of the module that has read the logits. */

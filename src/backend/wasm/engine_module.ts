@@ -4,18 +4,13 @@
  * @module
  */
 import { BackendError } from "../../errors.ts";
-import {
-  bytesOfBase64,
-  providedModule,
-  wasmModule,
-  type WasmModuleName,
-} from "../../wasm_module.ts";
+import { providedModule, wasmBytes, wasmModule, type WasmModuleName } from "../../wasm_module.ts";
 import { withFixedMemory } from "./fixed_memory.ts";
-import { base64 as simd } from "../../../wasm/dist/engine.ts";
-import { base64 as relaxed } from "../../../wasm/dist/engine_relaxed.ts";
-import { base64 as threads } from "../../../wasm/dist/engine_threads.ts";
-import { base64 as threadsRelaxed } from "../../../wasm/dist/engine_threads_relaxed.ts";
-import { base64 as memory64 } from "../../../wasm/dist/engine_memory64.ts";
+import { embedded as simd } from "../../../wasm/dist/engine.ts";
+import { embedded as relaxed } from "../../../wasm/dist/engine_relaxed.ts";
+import { embedded as threads } from "../../../wasm/dist/engine_threads.ts";
+import { embedded as threadsRelaxed } from "../../../wasm/dist/engine_threads_relaxed.ts";
+import { embedded as memory64 } from "../../../wasm/dist/engine_memory64.ts";
 import { OPCODES } from "./opcodes.ts";
 
 /** What an instance tells of sizes. All are bytes, lengths are elements. */
@@ -116,7 +111,7 @@ export const BUILDS: Readonly<Record<EngineBuild, BuildTraits>> = {
   "memory64": { module: "engine_memory64", threads: true, relaxed: true, maxPages: PAGES_64 },
 };
 
-const BASE64: Record<EngineBuild, string> = {
+const EMBEDDED: Record<EngineBuild, string> = {
   "simd": simd,
   "relaxed-simd": relaxed,
   "threads-simd": threads,
@@ -173,7 +168,7 @@ export function threadsModule(build: EngineBuild, pages: number): WebAssembly.Mo
   if (provided) return provided;
   let fixed = fixedModules.get(build);
   if (fixed?.pages !== pages) {
-    const bytes = withFixedMemory(bytesOfBase64(BASE64[build]), pages);
+    const bytes = withFixedMemory(wasmBytes(EMBEDDED[build]), pages);
     fixed = { pages, module: new WebAssembly.Module(bytes) };
     fixedModules.set(build, fixed);
   }
@@ -193,7 +188,7 @@ export function instantiateEngine(
   memory: WebAssembly.Memory,
 ): EngineExports {
   const instance = new WebAssembly.Instance(
-    wasmModule(BUILDS[build].module, BASE64[build]),
+    wasmModule(BUILDS[build].module, EMBEDDED[build]),
     { env: { memory } },
   );
   const exports = instance.exports as unknown as EngineExports;
