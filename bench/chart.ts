@@ -15,7 +15,7 @@ interface Group {
 }
 
 const WIDTH = 800;
-const LABEL_WIDTH = 290;
+const LABEL_WIDTH = 320;
 const BAR_HEIGHT = 16;
 const GROUP_GAP = 14;
 const COLORS: Record<string, string> = {
