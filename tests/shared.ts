@@ -2,6 +2,7 @@
  * The data shared beside the repository: checkpoints, goldens, tokenizers.
  * @module
  */
+import type { BackendName } from "../src/backend/backend.ts";
 
 /** Its folder. */
 export const shared: URL = new URL("../../shared/", import.meta.url);
@@ -28,9 +29,15 @@ export function needs(
   return { name: name + reason, ignore: missing.length > 0 };
 }
 
-/** Ends a test's name with the reason where it is ignored for want of the shared data. */
-export function needsShared(name: string): { name: string; ignore: boolean } {
-  return needs(name, { shared: true });
+/**
+ * A test's name, ending with the reason where it is ignored for want of the shared data, or of what the
+ * backend that it opens needs.
+ */
+export function needsShared(
+  name: string,
+  backend?: BackendName,
+): { name: string; ignore: boolean } {
+  return needs(name, { shared: true, native: backend === "ort-native" });
 }
 
 /** The text of a shared file. */

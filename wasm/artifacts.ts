@@ -4,7 +4,7 @@
  * @module
  */
 
-/** One committed module. `<name>.wasm`, its base64 twin `<name>.ts` and the sidecar `<name>.json`. */
+/** One committed module. `<name>.wasm`, the same as text, `<name>.ts`, and the sidecar `<name>.json`. */
 export interface Artifact {
   /** The file's stem under `wasm/dist`. */
   name: string;

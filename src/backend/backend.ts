@@ -19,10 +19,10 @@ export interface BackendInfo {
   threads: number;
   /** Why not more. */
   threadsReason: string;
-  /** Whether the system was asked to map the memory in huge pages. */
-  hugePages: boolean;
+  /** For `wasm`: whether the system was asked to map the memory in huge pages. */
+  hugePages?: boolean;
   /** Why, or why not. */
-  hugePagesReason: string;
+  hugePagesReason?: string;
   /** How the cache is stored. */
   cacheType: string;
   /** Whether what is read of the package is compared with its hashes. */

@@ -113,8 +113,6 @@ export async function openOrtBackend(
     build: "function bodies",
     threads: 0,
     threadsReason: "ONNX Runtime chooses by itself",
-    hugePages: false,
-    hugePagesReason: "ONNX Runtime takes its own memory",
     cacheType: "f32",
     verified: model.verifies,
     bytes: { cache: spec.cacheBytesPerToken * limits.blocks * limits.blockSize },

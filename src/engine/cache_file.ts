@@ -5,6 +5,7 @@
  * @module
  */
 import { InvalidFileError } from "../errors.ts";
+import { sha256 } from "../sha256.ts";
 
 /** What blocks belong to: they are of use there and nowhere else. */
 export interface CacheKind {
@@ -116,10 +117,6 @@ export async function readCacheFile(
     fail(`it has ${blocks.length} bytes of blocks for ${tokenIds.length} tokens`);
   }
   return { tokenIds, blocks };
-}
-
-async function sha256(bytes: Uint8Array<ArrayBuffer>): Promise<Uint8Array> {
-  return new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
 }
 
 function fail(what: string): never {

@@ -2,6 +2,7 @@
  * The contract of places that files are read from.
  * @module
  */
+import { InvalidFileError } from "../errors.ts";
 
 /** Files that can be read in part. */
 export interface FileSource {
@@ -47,4 +48,19 @@ export interface FileSource {
   path(name: string): string | undefined;
   /** Closes open files. */
   close(): Promise<void>;
+}
+
+/**
+ * What a read beyond a file's end throws.
+ *
+ * @param address The file.
+ * @param size How long it is.
+ * @param end How long it must be.
+ * @returns The error.
+ */
+export function truncated(address: string, size: number, end: number): InvalidFileError {
+  return new InvalidFileError(
+    address,
+    `Cannot read ${address}: it ends at byte ${size}, before ${end}: it is truncated; get the file anew.`,
+  );
 }

@@ -4,7 +4,7 @@
  * @module
  */
 import { InvalidFileError, UnsupportedError } from "../errors.ts";
-import type { FileSource } from "./file_source.ts";
+import { type FileSource, truncated } from "./file_source.ts";
 
 /** What is used of an open file of `node:fs/promises`. */
 interface OpenFile {
@@ -51,7 +51,7 @@ export class FolderSource implements FileSource {
   ): Promise<Uint8Array<ArrayBuffer>> {
     const file = await this.#file(name);
     const { size } = await file.stat();
-    if (offset + length > size) this.#truncated(name, size, offset + length);
+    if (offset + length > size) throw truncated(this.path(name), size, offset + length);
     const bytes = new Uint8Array(length);
     await this.readInto(name, offset, bytes, signal);
     return bytes;
@@ -69,7 +69,7 @@ export class FolderSource implements FileSource {
     for (let done = 0; done < length;) {
       signal?.throwIfAborted();
       const { bytesRead } = await readSome(file, into.subarray(done), offset + done);
-      if (bytesRead === 0) this.#truncated(name, offset + done, offset + length);
+      if (bytesRead === 0) throw truncated(this.path(name), offset + done, offset + length);
       done += bytesRead;
     }
   }
@@ -91,16 +91,6 @@ export class FolderSource implements FileSource {
     this.#open.clear();
     const opened = await Promise.allSettled(files);
     await Promise.all(opened.map((file) => file.status === "fulfilled" && file.value.close()));
-  }
-
-  #truncated(name: string, size: number, end: number): never {
-    throw new InvalidFileError(
-      this.path(name),
-      `Cannot read ${
-        this.path(name)
-      }: it ends at byte ${size}, before ${end}: it is truncated; get ` +
-        "the file anew.",
-    );
   }
 
   #file(name: string): Promise<OpenFile> {

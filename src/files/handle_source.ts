@@ -4,7 +4,7 @@
  * @module
  */
 import { InvalidFileError } from "../errors.ts";
-import type { FileSource } from "./file_source.ts";
+import { type FileSource, truncated } from "./file_source.ts";
 
 /** A folder, as browsers hand it out; what is used of a `FileSystemDirectoryHandle`. */
 export interface DirectoryHandle {
@@ -36,9 +36,7 @@ export class HandleSource implements FileSource {
   ): Promise<Uint8Array<ArrayBuffer>> {
     const file = await this.#file(name);
     const end = offset + length;
-    if (end > file.size) {
-      this.#fail(name, `it ends at byte ${file.size}, before ${end}: it is truncated`);
-    }
+    if (end > file.size) throw truncated(`${this.address}/${name}`, file.size, end);
     signal?.throwIfAborted();
     try {
       return new Uint8Array(await file.slice(offset, end).arrayBuffer());

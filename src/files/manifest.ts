@@ -3,7 +3,7 @@
  * @module
  */
 import { InvalidFileError } from "../errors.ts";
-import { sha256, toHex } from "./sha256.ts";
+import { sha256, toHex } from "../sha256.ts";
 
 /** Data files are hashed in chunks of this size, the last one shorter, bytes. */
 export const CHUNK_BYTES: number = 8 * 1024 * 1024;

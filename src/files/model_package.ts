@@ -13,7 +13,7 @@ import {
 } from "./manifest.ts";
 import type { FileSource } from "./file_source.ts";
 import { type ModelLocation, openSource } from "./open_source.ts";
-import { sha256, toHex } from "./sha256.ts";
+import { sha256, toHex } from "../sha256.ts";
 
 /** Chunks that are kept because the next read may want the rest of them. */
 const KEPT_CHUNKS = 3;

@@ -16,7 +16,7 @@ import { generate, type GenerationJob, mostTokens, type Usage, usageOf } from ".
 import { leastLogprob } from "./logprobs.ts";
 import { type TermFields, termFields, termsOf } from "./request_terms.ts";
 import { atMost, type SamplingFields, samplingFields, samplingParams } from "./sampling_fields.ts";
-import { refuseUnsupported } from "./unsupported_fields.ts";
+import { CHAT_FIELDS, refuseUnsupported } from "./unsupported_fields.ts";
 
 interface Body extends SamplingFields, TermFields {
   model?: string;
@@ -73,8 +73,7 @@ export const chatCompletions: Endpoint = {
     const { llm, limits } = context;
     const fields = await readBody<Body>(request, body, limits.bodyBytes);
     const model = servedName(context, fields.model);
-    const own = { add_generation_prompt: undefined, continue_final_message: undefined };
-    refuseUnsupported({ ...fields, ...own });
+    refuseUnsupported({ ...fields }, CHAT_FIELDS);
     const { logprobs: wanted = false, top_logprobs = 0, stream = false } = fields;
     if (top_logprobs > 0 && !wanted) {
       throw new ApiError(400, "Cannot use top_logprobs: it needs logprobs to be true.", {

@@ -15,7 +15,7 @@ import { generate, type GenerationJob, type Usage, usageOf } from "./generation.
 import { type CompletionLogprobs, LogprobWriter } from "./logprobs.ts";
 import { type TermFields, termFields, termsOf } from "./request_terms.ts";
 import { atMost, type SamplingFields, samplingFields, samplingParams } from "./sampling_fields.ts";
-import { refuseUnsupported } from "./unsupported_fields.ts";
+import { COMPLETION_FIELDS, refuseUnsupported } from "./unsupported_fields.ts";
 
 type PromptField = string | string[] | number[] | number[][];
 
@@ -78,7 +78,7 @@ export const completions: Endpoint = {
     const { llm, limits } = context;
     const fields = await readBody<Body>(request, body, limits.bodyBytes);
     const model = servedName(context, fields.model);
-    refuseUnsupported({ ...fields, suffix: undefined });
+    refuseUnsupported({ ...fields }, COMPLETION_FIELDS);
     const { suffix, logprobs, echo = false, stream = false, n = 1 } = fields;
     const maxTokens = fields.max_tokens ?? llm.defaults.maxTokens ?? MAX_TOKENS;
     const prompts = promptsOf(fields.prompt);

@@ -32,19 +32,17 @@ const CONSTRAINTS: Record<string, Harmless> = {
   function_call: among("none", "auto"),
 };
 
-const FIELDS: Record<string, Harmless> = {
+/** Of both endpoints that OpenAI has for prompts. */
+const PROMPT_FIELDS: Record<string, Harmless> = {
   ...CONSTRAINTS,
   best_of: (value, { n }) => value === 1 || value === (n ?? 1),
   use_beam_search: off,
   length_penalty: among(1),
   bad_words: empty,
-  suffix: among(""),
   prompt_embeds: never,
   prompt_logprobs: never,
   truncate_prompt_tokens: never,
   add_special_tokens: among(true),
-  add_generation_prompt: among(true),
-  continue_final_message: off,
   chat_template: never,
   chat_template_kwargs: (value) => typeof value === "object" && Object.keys(value!).length === 0,
   documents: empty,
@@ -62,7 +60,17 @@ const INSTEAD: Record<string, string> = {
   truncate_prompt_tokens: "prompts are never cut; shorten it",
 };
 
-/** Fields of /v1/responses alone. */
+/** Fields of /v1/chat/completions. */
+export const CHAT_FIELDS: Record<string, Harmless> = { ...PROMPT_FIELDS, suffix: among("") };
+
+/** Fields of /v1/completions. */
+export const COMPLETION_FIELDS: Record<string, Harmless> = {
+  ...PROMPT_FIELDS,
+  add_generation_prompt: among(true),
+  continue_final_message: off,
+};
+
+/** Fields of /v1/responses. */
 export const RESPONSES_FIELDS: Record<string, Harmless> = {
   ...CONSTRAINTS,
   text: (value) => {
@@ -83,10 +91,10 @@ export const RESPONSES_FIELDS: Record<string, Harmless> = {
  * Refuses a request that asks for what is not supported.
  *
  * @param body The request.
- * @param fields What is not supported; by default of /v1/chat/completions and /v1/completions.
+ * @param fields What its endpoint does not support.
  * @throws {ApiError} 400; `param` names the field.
  */
-export function refuseUnsupported(body: Body, fields: Record<string, Harmless> = FIELDS): void {
+export function refuseUnsupported(body: Body, fields: Record<string, Harmless>): void {
   for (const [param, harmless] of Object.entries(fields)) {
     const value = body[param];
     if (value === undefined || harmless(value, body)) continue;

@@ -86,7 +86,8 @@ Deno.test(
 );
 
 for (const [way, options] of Object.entries(ways)) {
-  Deno.test(needsShared(`a saved cache of the reference model goes on ${way}`), async () => {
+  const test = `a saved cache of the reference model goes on ${way}`;
+  Deno.test(needsShared(test, options.backend), async () => {
     await using llm = await openFixture("reference-model", options);
     const [want] = await llm.generate(STORY, { temperature: 0, maxTokens: 20 });
     const file = await llm.saveCache(STORY);

@@ -38,8 +38,8 @@ function goldenOf(name: string): { golden: Golden; tensors: Map<string, Tensor> 
 
 for (const name of fixtures) {
   for (const [way, options] of Object.entries(ways)) {
-    const wanted = { shared: true, native: options.backend === "ort-native" };
-    Deno.test(needs(`${name} on ${way}: logits at every recorded position`, wanted), async () => {
+    const needsWay = (what: string) => needsShared(`${name} on ${way}: ${what}`, options.backend);
+    Deno.test(needsWay("logits at every recorded position"), async () => {
       const { golden, tensors } = goldenOf(name);
       await using llm = await openFixture(name, options);
       const pairs: [tokens: number[], want: Float32Array][] = [
@@ -56,7 +56,7 @@ for (const name of fixtures) {
       for (const [tokens, want] of pairs) await compareLogits(llm, tokens, want);
     });
 
-    Deno.test(needs(`${name} on ${way}: perplexity window`, wanted), async () => {
+    Deno.test(needsWay("perplexity window"), async () => {
       const { golden, tensors } = goldenOf(name);
       await using llm = await openFixture(name, options);
       const tokens = golden.perplexity.input_ids;
@@ -69,7 +69,7 @@ for (const name of fixtures) {
     });
 
     Deno.test(
-      needs(`${name} on ${way}: 32 greedy tokens of every prompt, together`, wanted),
+      needsWay("32 greedy tokens of every prompt, together"),
       async () => {
         const { golden } = goldenOf(name);
         await using llm = await openFixture(name, options);
@@ -85,8 +85,8 @@ for (const name of fixtures) {
 
 for (const name of fixtures.filter((name) => !name.includes("llm"))) {
   for (const backend of BACKENDS) {
-    const wanted = { shared: true, native: backend === "ort-native" };
-    Deno.test(needs(`${name} on ${backend}: router choices of the trace`, wanted), async () => {
+    const test = `${name} on ${backend}: router choices of the trace`;
+    Deno.test(needsShared(test, backend), async () => {
       const { golden, tensors } = goldenOf(name);
       const model = await ModelPackage.open(await packageOf(name, { weights: "f32" }));
       const graph = readModel("model.onnx", await model.readAll("model.onnx"));

@@ -6,7 +6,7 @@ import { strict as assert } from "node:assert";
 import type { LLM } from "../../src/llm.ts";
 import { openFixture, ways } from "../packages.ts";
 import { readSafetensors } from "../safetensors_values.ts";
-import { needs, needsShared, readShared } from "../shared.ts";
+import { needsShared, readShared } from "../shared.ts";
 
 interface Generation {
   prompt: string;
@@ -23,8 +23,9 @@ const generations = (): Generation[] =>
   JSON.parse(readShared("reference-goldens/generations.json")).generations;
 
 for (const [way, options] of Object.entries(ways)) {
-  const wanted = { shared: true, native: options.backend === "ort-native" };
-  Deno.test(needs(`reference model on ${way}: greedy texts token by token`, wanted), async () => {
+  const needsWay = (what: string) =>
+    needsShared(`reference model on ${way}: ${what}`, options.backend);
+  Deno.test(needsWay("greedy texts token by token"), async () => {
     await using llm = await openFixture("reference-model", options);
     const params = { temperature: 0, maxTokens: MAX_TOKENS };
     const results = await llm.generate(generations().map(({ prompt }) => prompt), params);
@@ -37,7 +38,7 @@ for (const [way, options] of Object.entries(ways)) {
     }
   });
 
-  Deno.test(needs(`reference model on ${way}: logits after every prompt`, wanted), async () => {
+  Deno.test(needsWay("logits after every prompt"), async () => {
     const url = new URL(
       "../../../shared/reference-goldens/generations.safetensors",
       import.meta.url,

@@ -57,7 +57,7 @@ export function scriptedModel(
   const backend: Backend = {
     info: {
       ...{ backend: "wasm", build: "script", threads: 1, threadsReason: "", cacheType: "f32" },
-      ...{ hugePages: false, hugePagesReason: "", verified: true, bytes: {} },
+      ...{ verified: true, bytes: {} },
     },
     limits: {
       ...{

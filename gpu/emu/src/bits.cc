@@ -66,7 +66,7 @@ void decode_logic(Statement& s, Instruction& i) {
   i.target = s.target();
   i.a = s.source(i.type);
   i.b = s.source(i.type);
-  if (i.handler == nullptr) s.unsupported("type");
+  require(s, i);
 }
 
 /// A shift by the width or more leaves nothing, or only signs.
@@ -348,7 +348,7 @@ void decode_not(Statement& s, Instruction& i) {
                                  : EMU_FOR_INTEGER(i.type, unary, Not);
   i.target = s.target();
   i.a = s.source(i.type);
-  if (i.handler == nullptr) s.unsupported("type");
+  require(s, i);
 }
 
 void decode_shl(Statement& s, Instruction& i) {
@@ -410,7 +410,7 @@ void decode_bfe(Statement& s, Instruction& i) {
               : i.type == Type::U64 ? &extract_field<uint64_t>
               : i.type == Type::S64 ? &extract_field<int64_t>
                                     : nullptr;
-  if (i.handler == nullptr) s.unsupported("type");
+  require(s, i);
   i.target = s.target();
   i.a = s.source(i.type);
   i.b = s.source(Type::U32);
@@ -435,7 +435,7 @@ void decode_bfind(Statement& s, Instruction& i) {
               : i.type == Type::U64 ? &find_leading<uint64_t>
               : i.type == Type::S64 ? &find_leading<int64_t>
                                     : nullptr;
-  if (i.handler == nullptr) s.unsupported("type");
+  require(s, i);
   i.target = s.target();
   i.a = s.source(i.type);
 }
@@ -451,7 +451,7 @@ void decode_count(Statement& s, Instruction& i) {
 void decode_brev(Statement& s, Instruction& i) {
   i.type = s.type();
   i.handler = EMU_FOR_INTEGER(i.type, unary, ReverseBits);
-  if (i.handler == nullptr) s.unsupported("type");
+  require(s, i);
   i.target = s.target();
   i.a = s.source(i.type);
 }

@@ -249,6 +249,7 @@ void Statement::unsupported(const std::string& what) const {
 
 Decoders::Decoders() {
   add_arithmetic(*this);
+  add_comparisons(*this);
   add_bits(*this);
   add_conversions(*this);
   add_control(*this);

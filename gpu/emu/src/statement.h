@@ -97,6 +97,18 @@ class Statement {
   Names& names_;
 };
 
+/// Refuses a type that has no handler.
+inline void require(Statement& s, const Instruction& i) {
+  if (i.handler == nullptr) s.unsupported("type");
+}
+
+/// The target and two sources of its type.
+inline void two_operands(Statement& s, Instruction& i) {
+  i.target = s.target();
+  i.a = s.source(i.type);
+  i.b = s.source(i.type);
+}
+
 using Decoder = void (*)(Statement&, Instruction&);
 
 /// Decoders by instruction name; every family of instructions adds its own.
@@ -112,6 +124,7 @@ class Decoders {
 };
 
 void add_arithmetic(Decoders& decoders);
+void add_comparisons(Decoders& decoders);
 void add_bits(Decoders& decoders);
 void add_conversions(Decoders& decoders);
 void add_control(Decoders& decoders);

@@ -119,4 +119,6 @@ inline void for_lanes(uint32_t active, F f) {
   }
 }
 
+inline bool is_f32_or_f64(Type type) { return type == Type::F32 || type == Type::F64; }
+
 }  // namespace emu

@@ -102,8 +102,6 @@ export async function openNativeBackend(
     build: `onnxruntime ${runtime.version}, cpu`,
     threads: count,
     threadsReason: threads !== undefined ? "as asked for" : "one per core",
-    hugePages: false,
-    hugePagesReason: "ONNX Runtime takes its own memory",
     cacheType: "f32",
     verified: model.verifies,
     bytes: { weights, cache },

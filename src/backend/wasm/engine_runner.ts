@@ -3,7 +3,7 @@
  * @module
  */
 import { BackendError } from "../../errors.ts";
-import { sha256 } from "../../files/sha256.ts";
+import { sha256 } from "../../sha256.ts";
 import { type EngineBuild, instantiateEngine, isWide } from "./engine_module.ts";
 import { type MemoryPlan, outOfMemory } from "./memory_plan.ts";
 import { nextTask } from "./next_task.ts";

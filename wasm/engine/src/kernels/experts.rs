@@ -7,7 +7,6 @@
 use core::slice::from_raw_parts;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::attention::softmax;
 use super::expert_hits::{ExpertHits, NOT_HELD};
 use super::expert_rows::ExpertRows;
 #[cfg(not(target_family = "wasm"))]
@@ -15,6 +14,7 @@ use super::matrix::element;
 use super::matrix::{Format, Matrix};
 use super::multiply::{share_float, Strided, StridedMut};
 use super::scratch::{bytes_of, Scratch};
+use super::softmax::softmax;
 use super::supply::Supply;
 use crate::math;
 use crate::simd::F32x4;

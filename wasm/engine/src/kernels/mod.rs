@@ -16,5 +16,6 @@ pub mod quantize;
 pub mod rms_norm;
 pub mod rotary;
 pub mod scratch;
+pub mod softmax;
 pub mod step_batch;
 pub mod supply;

@@ -1,5 +1,5 @@
 /**
- * Hashes of files.
+ * The hash of files, saved caches and keys.
  * @module
  */
 
