@@ -27,13 +27,14 @@ function countOf(report: string): Counts {
 
 const report = await Deno.makeTempFile({ suffix: ".xml" });
 const selection = Deno.args.length > 0 ? Deno.args : ["--doc", "tests/", "mod.ts", "src/"];
-const { code } = await new Deno.Command(Deno.execPath(), {
+const { code, signal } = await new Deno.Command(Deno.execPath(), {
   args: ["test", "--allow-all", "--junit-path", report, ...selection],
 }).spawn().status;
 const { passed, failed, ignored } = countOf(await Deno.readTextFile(report));
 await Deno.remove(report);
 if (ignored > 0) console.log(`${ignored} left out; their names say why`);
-// A suite that could not even start has no line in the report, but an exit code.
-const unstarted = code !== 0 && failed === 0 ? 1 : 0;
-console.log(`${passed} passed, ${failed + unstarted} failed`);
+if (signal) console.log(`deno test was ended by ${signal}; the last line above names what ran`);
+// A suite that could not start or was ended has no line in the report, but an exit code.
+const unreported = code !== 0 && failed === 0 ? 1 : 0;
+console.log(`${passed} passed, ${failed + unreported} failed`);
 Deno.exit(code);

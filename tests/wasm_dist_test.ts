@@ -4,6 +4,7 @@
 import { strict as assert } from "node:assert";
 import { wasmBytes } from "../src/wasm_module.ts";
 import { artifacts, distFolder, sha256Hex, type Sidecar, sourceHash } from "../wasm/artifacts.ts";
+import { assertSameBytes } from "./same_bytes.ts";
 
 for (const artifact of artifacts) {
   const { name } = artifact;
@@ -16,6 +17,6 @@ for (const artifact of artifacts) {
     const rebuild = `rebuild with: deno task build:wasm ${name}`;
     assert.equal(await sourceHash(artifact), sidecar.sourceSha256, rebuild);
     const { embedded } = await import(new URL(`${name}.ts`, distFolder).href);
-    assert.deepEqual(wasmBytes(embedded), new Uint8Array(wasm), rebuild);
+    assertSameBytes(wasmBytes(embedded), new Uint8Array(wasm), rebuild);
   });
 }

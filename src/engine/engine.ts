@@ -129,8 +129,8 @@ export class Engine {
     const request = new Scoring(tokenIds, [], this.#vocabSize, options);
     let read: Promise<CachedTokens>;
     await this.#run(request, options.signal, () => {
-      // Before the next step: until then the blocks are found, though nobody holds them.
-      read = this.#between(async () => {
+      // First of all, for nobody holds the blocks any more.
+      read = this.#between("first", async () => {
         const found = this.#scheduler.findBlocks(tokenIds, request.terms.cacheSalt);
         const blocks = await this.#backend.readBlocks(found);
         return { tokenIds: tokenIds.slice(0, found.length * blockSize), blocks };
@@ -149,7 +149,7 @@ export class Engine {
   async writeCache({ tokenIds, blocks }: CachedTokens, options: RequestOptions): Promise<void> {
     if (this.#failure !== undefined) throw this.#failure;
     const { cacheSalt } = termsOf(options, 0);
-    await this.#between(async () => {
+    await this.#between("last", async () => {
       const { blockBytes } = this.#backend;
       const missing = this.#scheduler.adoptBlocks(tokenIds, cacheSalt);
       const bytes = blocks.subarray(blocks.length - missing.length * blockBytes);
@@ -317,10 +317,10 @@ export class Engine {
     outcome.reject(errors[0]);
   }
 
-  /** Does something between two steps, while nothing runs on the backend. */
-  #between<T>(task: () => Promise<T>): Promise<T> {
+  /** Does something between two steps, before or after what waits for that already. */
+  #between<T>(turn: "first" | "last", task: () => Promise<T>): Promise<T> {
     return new Promise((resolve, reject) => {
-      this.#tasks.push(async () => {
+      this.#tasks[turn === "first" ? "unshift" : "push"](async () => {
         try {
           if (this.#failure !== undefined) throw this.#failure;
           resolve(await task());
