@@ -92,6 +92,25 @@ Deno.test("the chosen token's logprob is bit for bit that of its entry in the to
   }
 });
 
+Deno.test("log-probabilities of a sampled token are those without mask, biases, bans and penalties", () => {
+  const size = 1000;
+  const sampler = new Sampler(size);
+  const list = Float32Array.from({ length: size }, (_, id) => 4 * Math.sin(id * id));
+  const adjustments = [
+    request({ logitBias: { 3: 40 } }),
+    request({ allowedTokenIds: [3, 4] }),
+    request({}, { banned: [3] }),
+    request({ frequencyPenalty: 2 }, { history: [0, 3, 3, 5] }),
+  ];
+  for (const temperature of [0, 1, 1.5]) {
+    for (const { params, ...rest } of adjustments) {
+      const all = { ...params, temperature, logprobs: 5 };
+      const { tokenId, logprobs } = sampler.sample(list, { ...rest, params: all });
+      assert.deepEqual(logprobs, new Sampler(size).logprobsOf(list, tokenId, 5));
+    }
+  }
+});
+
 Deno.test("there are log-probabilities if they are asked for, and an empty top list for 0", () => {
   const sample = (logprobs?: number) =>
     new Sampler(3).sample(Float32Array.of(1, 2, 3), request({ temperature: 0, logprobs }));
