@@ -25,6 +25,7 @@ const penalties: SamplingParams = {
 };
 const cases: Record<string, SamplingParams> = {
   greedy: { temperature: 0 },
+  "greedy and its logprob": { temperature: 0, logprobs: 0 },
   "temperature 1": {},
   "temperature 0.7": { temperature: 0.7 },
   "top-k 50": { temperature: 0.7, topK: 50 },

@@ -7,7 +7,7 @@ import type { RequestOptions } from "./engine/engine_options.ts";
 import type { GeneratedChoice } from "./engine/generation.ts";
 import type { CompletionOutput, RequestOutput, StreamEvent, TokenLogprobs } from "./outputs.ts";
 import type { ResolvedSamplingParams } from "./sampling_params.ts";
-import type { SampledToken } from "./sampling/sampler.ts";
+import type { SampledToken, TokenLogprobs as SampledLogprobs } from "./sampling/sampler.ts";
 import { CompletionText } from "./text/completion_text.ts";
 import type { Tokenizer } from "./text/tokenizer.ts";
 
@@ -71,7 +71,7 @@ export class Completion {
       promptTokenIds,
       cachedTokens,
       ...(promptLogprobs && {
-        promptLogprobs: promptLogprobs.map((token) => token && this.#logprobs(token)),
+        promptLogprobs: promptLogprobs.map((token) => token && this.#named(token)),
       }),
       outputs: choices.map((choice) => this.#output(choice)),
       seed,
@@ -87,7 +87,7 @@ export class Completion {
       index: choice,
       text: grown?.text ?? "",
       tokenIds: [token.tokenId],
-      ...(params.logprobs !== undefined && { logprobs: [this.#logprobs(token)] }),
+      ...(token.logprobs && { logprobs: [this.#named(token.logprobs)] }),
     });
     return grown?.stop;
   }
@@ -98,9 +98,9 @@ export class Completion {
       index,
       text: this.#texts[index]?.text ?? "",
       tokenIds: tokens.map(({ tokenId }) => tokenId),
-      cumulativeLogprob: tokens.reduce((sum, { logprob }) => sum + logprob, 0),
       ...(this.#options.params.logprobs !== undefined && {
-        logprobs: tokens.map((token) => this.#logprobs(token)),
+        cumulativeLogprob: tokens.reduce((sum, { logprobs }) => sum + logprobs!.logprob, 0),
+        logprobs: tokens.map(({ logprobs }) => this.#named(logprobs!)),
       }),
       ...this.#ending(choice),
     };
@@ -110,7 +110,8 @@ export class Completion {
     return { finishReason: finishReason!, ...(stopReason !== undefined && { stopReason }) };
   }
 
-  #logprobs({ tokenId, logprob, rank, top = [] }: SampledToken): TokenLogprobs {
+  /** The same with the tokens' texts. */
+  #named({ tokenId, logprob, rank, top }: SampledLogprobs): TokenLogprobs {
     const named = (tokenId: number, logprob: number) => ({
       tokenId,
       token: this.#options.tokenizer?.decode([tokenId]) ?? "",

@@ -30,8 +30,8 @@ export interface CompletionOutput {
   text: string;
   /** Its tokens, the one that ended it included. */
   tokenIds: number[];
-  /** Sum of the tokens' log-probabilities. */
-  cumulativeLogprob: number;
+  /** Sum of the tokens' log-probabilities, if `logprobs` asked for them. */
+  cumulativeLogprob?: number;
   /** For each token, if `logprobs` asked for them. */
   logprobs?: TokenLogprobs[];
   /** Why it ended: a stop token or string, `maxTokens` or the context, or an abort. */

@@ -27,12 +27,20 @@ export async function probeLimits(threads: number): Promise<Limits | undefined> 
   return await probe("probe", [threads]) as Limits | undefined;
 }
 
-/** How fast fresh memory is written. */
+/** How fast fresh memory is written, 10^9 bytes a second. */
+export interface FirstTouchRates {
+  /** The first time; in a virtual machine the memory may have to come back from its host. */
+  first: number;
+  /** The best time. */
+  best: number;
+}
+
+/** How fast fresh memory is written with pages of both sizes. */
 export interface FirstTouch {
-  /** With pages of 4 KB, 10^9 bytes a second. */
-  touchGBps4K: number;
-  /** The same with pages of 2 MB where the system grants them. */
-  touchGBps2M: number;
+  /** With pages of 4 KB. */
+  small: FirstTouchRates;
+  /** With pages of 2 MB where the system grants them. */
+  huge: FirstTouchRates;
 }
 
 /**

@@ -35,28 +35,31 @@ export interface TokenLogprob {
   readonly logprob: number;
 }
 
-/** A token with its log-probability, its rank and, if wanted, the likeliest tokens. */
-export interface SampledToken extends TokenLogprob {
+/** A token with its log-probability, its rank and the likeliest tokens. */
+export interface TokenLogprobs extends TokenLogprob {
   /** How many tokens are at least as likely, the token itself included: 1 is the likeliest. */
   readonly rank: number;
   /**
-   * The `params.logprobs` likeliest tokens, by descending logprob, then ascending id; fewer where
-   * fewer have a logit above -Infinity. The token's own entry, if it is among them, has the very
-   * same logprob. Absent if `params.logprobs` is undefined.
+   * As many of the likeliest tokens as were asked for, by descending logprob, then ascending id;
+   * fewer where fewer have a logit above -Infinity. The token's own entry, if it is among them, has
+   * the very same logprob.
    */
-  readonly top?: readonly TokenLogprob[];
+  readonly top: readonly TokenLogprob[];
 }
 
-/** What {@linkcode Sampler.logprobsOf} returns. */
-export interface TokenLogprobs extends SampledToken {
-  /** The likeliest tokens, ordered as those of a {@linkcode SampledToken}. */
-  readonly top: readonly TokenLogprob[];
+/** A token that was chosen. */
+export interface SampledToken {
+  /** The token's id. */
+  readonly tokenId: number;
+  /** Its log-probability and the `params.logprobs` likeliest tokens; absent unless asked for. */
+  readonly logprobs?: TokenLogprobs;
 }
 
 /** What `wasm/sampling/sampler.ts` exports; pointers are byte offsets into `memory`. */
 interface SamplerExports {
   readonly memory: WebAssembly.Memory;
   readonly logits: WebAssembly.Global<"i32">;
+  readonly adjusted: WebAssembly.Global<"i32">;
   readonly allowed: WebAssembly.Global<"i32">;
   readonly candidateIds: WebAssembly.Global<"i32">;
   initialize(vocabSize: number): void;
@@ -97,7 +100,7 @@ const USABLE = -1;
 const ALL_MASKED = -2;
 
 /**
- * Chooses tokens for a vocabulary. It holds 28 bytes of memory for each token of the vocabulary and
+ * Chooses tokens for a vocabulary. It holds 24 bytes of memory for each token of the vocabulary and
  * keeps nothing from one call to the next, so that one sampler serves every sequence of an engine.
  *
  * @example
@@ -107,8 +110,8 @@ const ALL_MASKED = -2;
  * const sampler = new Sampler(4);
  * const params = resolveSamplingParams({ temperature: 0 });
  * const place = { history: [0], promptLength: 1, choiceIndex: 0, position: 1 };
- * const { tokenId, rank } = sampler.sample(Float32Array.of(0, 3, 1, -1), { params, ...place });
- * assert.deepEqual([tokenId, rank], [1, 1]);
+ * const { tokenId } = sampler.sample(Float32Array.of(0, 3, 1, -1), { params, ...place });
+ * assert.equal(tokenId, 1);
  * ```
  */
 export class Sampler {
@@ -134,7 +137,8 @@ export class Sampler {
    *
    * The order is vLLM's: mask, `logitBias`, bans, penalties, then the likeliest token if the
    * temperature is 0, else temperature, min-p, top-k, top-p and a draw. Of equal logits, the lower
-   * id comes first. Log-probabilities and rank are the model's own, from the logits as they came.
+   * id comes first. Log-probabilities and rank are the model's own, from the logits as they came, and
+   * take longer than all the rest: they are computed only if `params.logprobs` asks for them.
    *
    * @param logits [V] f32, left as they are. -Infinity is a token that cannot come; +Infinity
    *   counts as the greatest finite f32.
@@ -168,8 +172,9 @@ export class Sampler {
           "one whose logit is above -Infinity.",
       );
     }
-    const token = { tokenId, logprob: wasm.logprob(tokenId), rank: wasm.rank(tokenId) };
-    return params.logprobs === undefined ? token : { ...token, top: this.#top(params.logprobs) };
+    if (params.logprobs === undefined) return { tokenId };
+    if (wasm.adjusted.value) this.#begin(logits);
+    return { tokenId, logprobs: this.#logprobsOf(tokenId, params.logprobs) };
   }
 
   /**
@@ -193,8 +198,12 @@ export class Sampler {
     checkInteger("targetId", targetId, 0, this.#vocabSize - 1);
     checkInteger("topN", topN, 0, this.#vocabSize);
     this.#begin(logits);
-    const logprob = this.#wasm.logprob(targetId);
-    return { tokenId: targetId, logprob, rank: this.#wasm.rank(targetId), top: this.#top(topN) };
+    return this.#logprobsOf(targetId, topN);
+  }
+
+  #logprobsOf(tokenId: number, topN: number): TokenLogprobs {
+    const { logprob, rank } = this.#wasm;
+    return { tokenId, logprob: logprob(tokenId), rank: rank(tokenId), top: this.#top(topN) };
   }
 
   /** Copies the logits and checks them. */

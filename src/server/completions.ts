@@ -227,8 +227,8 @@ function tokenizerOf(llm: LLM): Tokenizer | undefined {
 /** A request for no tokens gets none; the model had to draw one for the prompt's log-probabilities. */
 function withoutTokens(output: RequestOutput): RequestOutput {
   const outputs = output.outputs.map(({ index, logprobs }) => ({
-    ...{ index, text: "", tokenIds: [], cumulativeLogprob: 0, finishReason: "length" as const },
-    ...(logprobs && { logprobs: [] }),
+    ...{ index, text: "", tokenIds: [], finishReason: "length" as const },
+    ...(logprobs && { cumulativeLogprob: 0, logprobs: [] }),
   }));
   return { ...output, outputs };
 }

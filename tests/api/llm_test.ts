@@ -144,7 +144,7 @@ Deno.test("logprobs are those of the logits that forward() computes", async () =
     if (own) assert.equal(own.logprob, entry.logprob);
     if (generated) sum += entry.logprob;
   }
-  near(cumulativeLogprob, sum);
+  near(cumulativeLogprob!, sum);
   const [plain] = await llm.generate(STORY, { ...greedy, maxTokens: 2 });
   assert.equal(plain!.outputs[0]!.logprobs, undefined);
   assert.equal(plain!.promptLogprobs, undefined);

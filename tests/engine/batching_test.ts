@@ -34,10 +34,12 @@ async function openRecorded(stepTokens = 256): Promise<{ backend: Backend; plans
 async function generate(engine: Engine, prompt: number[], params: SamplingParams) {
   const { choices } = await engine.generate({
     promptTokenIds: prompt,
-    params: resolveSamplingParams(params),
+    params: resolveSamplingParams({ ...params, logprobs: 0 }),
     eosTokenIds: [],
   });
-  return choices.map(({ tokens }) => tokens.map(({ tokenId, logprob }) => [tokenId, logprob]));
+  return choices.map(({ tokens }) =>
+    tokens.map(({ tokenId, logprobs }) => [tokenId, logprobs!.logprob])
+  );
 }
 
 for (

@@ -117,9 +117,10 @@ Deno.test("logprobs and rank stay those of the model, whatever changes the score
     }),
   );
   assert.equal(token.tokenId, 2);
-  assert.equal(token.rank, 3);
-  assert.ok(Math.abs(token.logprob - Math.log(0.2)) < 1e-6);
-  assert.equal(token.top![0]!.tokenId, 0);
+  const { logprob, rank, top } = token.logprobs!;
+  assert.equal(rank, 3);
+  assert.ok(Math.abs(logprob - Math.log(0.2)) < 1e-6);
+  assert.equal(top[0]!.tokenId, 0);
 });
 
 Deno.test("a history longer than any before is read whole", () => {

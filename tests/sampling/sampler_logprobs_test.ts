@@ -81,22 +81,42 @@ Deno.test("the chosen token's logprob is bit for bit that of its entry in the to
   for (let position = 0; position < 200; position++) {
     const list = Float32Array.from({ length: size }, (_, id) => 3 * Math.sin(id * (position + 1)));
     const params = { temperature: position % 3, logprobs: size > 1024 ? 1024 : size };
-    const { tokenId, logprob, top } = sampler.sample(list, request(params, { position }));
-    const entry = top!.find((each) => each.tokenId === tokenId);
+    const { tokenId, logprobs } = sampler.sample(list, request(params, { position }));
+    const { logprob, top } = logprobs!;
+    const entry = top.find((each) => each.tokenId === tokenId);
     assert.ok(entry || params.temperature > 0);
     if (entry) assert.ok(Object.is(entry.logprob, logprob));
     const again = sampler.logprobsOf(list, tokenId, 1);
     assert.ok(Object.is(again.logprob, logprob));
-    if (params.temperature === 0) assert.ok(Object.is(top![0]!.logprob, logprob));
+    if (params.temperature === 0) assert.ok(Object.is(top[0]!.logprob, logprob));
   }
 });
 
-Deno.test("there is a top list if logprobs are asked for, and an empty one for 0", () => {
+Deno.test("log-probabilities of a sampled token are those without mask, biases, bans and penalties", () => {
+  const size = 1000;
+  const sampler = new Sampler(size);
+  const list = Float32Array.from({ length: size }, (_, id) => 4 * Math.sin(id * id));
+  const adjustments = [
+    request({ logitBias: { 3: 40 } }),
+    request({ allowedTokenIds: [3, 4] }),
+    request({}, { banned: [3] }),
+    request({ frequencyPenalty: 2 }, { history: [0, 3, 3, 5] }),
+  ];
+  for (const temperature of [0, 1, 1.5]) {
+    for (const { params, ...rest } of adjustments) {
+      const all = { ...params, temperature, logprobs: 5 };
+      const { tokenId, logprobs } = sampler.sample(list, { ...rest, params: all });
+      assert.deepEqual(logprobs, new Sampler(size).logprobsOf(list, tokenId, 5));
+    }
+  }
+});
+
+Deno.test("there are log-probabilities if they are asked for, and an empty top list for 0", () => {
   const sample = (logprobs?: number) =>
     new Sampler(3).sample(Float32Array.of(1, 2, 3), request({ temperature: 0, logprobs }));
-  assert.equal("top" in sample(), false);
-  assert.deepEqual(sample(0).top, []);
-  assert.deepEqual(sample(2).top!.map(({ tokenId }) => tokenId), [2, 1]);
+  assert.equal("logprobs" in sample(), false);
+  assert.deepEqual(sample(0).logprobs!.top, []);
+  assert.deepEqual(sample(2).logprobs!.top.map(({ tokenId }) => tokenId), [2, 1]);
 });
 
 Deno.test("probabilities of all tokens add up to 1", () => {

@@ -1,37 +1,18 @@
 /**
- * What changes scores before the temperature: mask, biases, bans, penalties, in vLLM's order and
- * called by the host only where wanted. The first copies the logits, which stay as the model gave
- * them. A finite score stays finite, and -Infinity stays -Infinity: no bias revives a masked token.
+ * What changes logits before the temperature: mask, biases, bans, penalties, in vLLM's order and
+ * called by the host only where wanted. A finite logit stays finite, and -Infinity stays -Infinity:
+ * no bias revives a masked token.
  */
-import {
-  adjusted,
-  adjustedMaxima,
-  allowed,
-  F32_MAX,
-  logitMaxima,
-  logits,
-  occurrences,
-  vocabSize,
-} from "./memory";
+import { markAdjusted } from "./logits";
+import { allowed, F32_MAX, logits, occurrences, vocabSize } from "./memory";
 
 /** An id whose penalty was applied in this call. */
 const SETTLED: u32 = u32.MAX_VALUE;
 
-/** f32 [V]: what is drawn from: `logits`, or `adjusted` once something changed. */
-export let scores: usize = 0;
-/** f32 [blocks]: the maxima of its blocks, which `draw` finds once nothing more changes. */
-export let scoreMaxima: usize = 0;
-
-/** Starts a token: the scores are the logits. */
-export function resetScores(): void {
-  scores = logits;
-  scoreMaxima = logitMaxima;
-}
-
 /** Masks what the bits at `allowed` leave out. */
 export function applyMask(): void {
-  ownScores();
-  const list = scores;
+  markAdjusted();
+  const list = logits;
   const bits = allowed;
   for (let word: u32 = 0; word < (vocabSize + 31) / 32; word++) {
     let masked = ~load<u32>(bits + (<usize>word << 2));
@@ -49,10 +30,10 @@ export function applyMask(): void {
  * @param count How many.
  */
 export function applyBias(input: usize, count: u32): void {
-  ownScores();
+  markAdjusted();
   const biases = input + (<usize>count << 2);
   for (let offset: usize = 0; offset < <usize>count << 2; offset += 4) {
-    const at = scores + (<usize>load<u32>(input + offset) << 2);
+    const at = logits + (<usize>load<u32>(input + offset) << 2);
     storeFinite(at, <f64>load<f32>(at) + load<f32>(biases + offset));
   }
 }
@@ -64,15 +45,15 @@ export function applyBias(input: usize, count: u32): void {
  * @param count How many.
  */
 export function applyBans(input: usize, count: u32): void {
-  ownScores();
+  markAdjusted();
   for (let i: u32 = 0; i < count; i++) {
     const id = load<u32>(input + (<usize>i << 2));
-    store<f32>(scores + (<usize>id << 2), -f32.POSITIVE_INFINITY);
+    store<f32>(logits + (<usize>id << 2), -f32.POSITIVE_INFINITY);
   }
 }
 
 /**
- * Lowers the scores of tokens seen before: by `repetition` (divides a positive score, multiplies a
+ * Lowers the logits of tokens seen before: by `repetition` (divides a positive logit, multiplies a
  * negative one) once for all of prompt and output, by `frequency` for each time in the output and
  * by `presence` once if it is there.
  *
@@ -91,8 +72,8 @@ export function penalize(
   presence: f64,
   frequency: f64,
 ): void {
-  ownScores();
-  const list = scores;
+  markAdjusted();
+  const list = logits;
   const times = occurrences;
   const end = input + (<usize>count << 2);
   for (let at = input + (<usize>promptCount << 2); at < end; at += 4) {
@@ -112,19 +93,7 @@ export function penalize(
   for (let at = input; at < end; at += 4) store<u32>(times + (<usize>load<u32>(at) << 2), 0);
 }
 
-/** Makes `scores` a copy that may change. */
-function ownScores(): void {
-  if (scores != logits) return;
-  scores = adjusted;
-  scoreMaxima = adjustedMaxima;
-  // memory.copy is a call out of the module, which takes 9 times as long in V8.
-  const from = logits;
-  const to = adjusted;
-  const bytes = <usize>vocabSize << 2;
-  for (let at: usize = 0; at < bytes; at += 16) v128.store(to + at, v128.load(from + at));
-}
-
-/** Replaces a finite score. */
+/** Replaces a finite logit. */
 function storeFinite(at: usize, value: f64): void {
   if (load<f32>(at) == -f32.POSITIVE_INFINITY) return;
   store<f32>(at, <f32>max<f64>(-F32_MAX, min<f64>(F32_MAX, value)));

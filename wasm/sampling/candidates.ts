@@ -8,6 +8,8 @@ import {
   candidateIds,
   candidateScores,
   fillScores,
+  logitMaxima,
+  logits,
   vocabSize,
   weights,
 } from "./memory";
@@ -21,19 +23,11 @@ export let count: u32 = 0;
 export let scoreList: usize = 0;
 /** Whether candidate i is token i. */
 let whole: bool = true;
-/** f32 [blocks]: the maxima of `scoreList`'s blocks while `whole`. */
-export let maxima: usize = 0;
 
-/**
- * Starts with every token.
- *
- * @param scores f32 [V], padded.
- * @param blockMaxima f32 [blocks]: the maxima of its blocks.
- */
-export function startWithAll(scores: usize, blockMaxima: usize): void {
+/** Starts with every token. `logitMaxima` must be known. */
+export function startWithAll(): void {
   count = vocabSize;
-  scoreList = scores;
-  maxima = blockMaxima;
+  scoreList = logits;
   whole = true;
 }
 
@@ -56,7 +50,7 @@ export function keep(threshold: f32, lastTie: u32): void {
   const to = candidateScores;
   let kept: u32 = 0;
   for (let start: u32 = 0; start < count; start += BLOCK) {
-    if (wholeList && load<f32>(maxima + (<usize>(start / BLOCK) << 2)) < threshold) continue;
+    if (wholeList && load<f32>(logitMaxima + (<usize>(start / BLOCK) << 2)) < threshold) continue;
     const end = min(start + BLOCK, count);
     for (let index = start; index < end; index += 4) {
       const four = v128.load(from + (<usize>index << 2));

@@ -1,12 +1,11 @@
 /**
- * The choice of a token from the scores: greedy, or temperature, min-p, top-k, top-p and a draw.
+ * The choice of a token from the logits: greedy, or temperature, min-p, top-k, top-p and a draw.
  */
-import { scoreMaxima, scores } from "./adjust";
 import { count, EVERY_TIE, idAt, keep, scoreList, startWithAll } from "./candidates";
-import { logitMax, logitTotal } from "./logprobs";
-import { F32_MAX, logits, vocabSize, weights } from "./memory";
+import { logitMax, logitTotal } from "./logits";
+import { F32_MAX, logitMaxima, logits, vocabSize, weights } from "./memory";
 import { uniform } from "./philox";
-import { firstHighest, scan } from "./scan";
+import { firstHighest } from "./scan";
 import { lastTie, select, threshold } from "./select";
 import { keepTop } from "./top_k";
 import { weigh } from "./weigh";
@@ -18,14 +17,14 @@ const SCALE_MAX: f64 = 8.507059173023462e37;
 const SCALE_MIN: f64 = 1.1754943508222875e-38;
 
 /**
- * The token of the highest score, of equal ones the lowest id.
+ * The token of the highest logit, of equal ones the lowest id.
  *
  * @returns Its id, or -1 if every token is masked.
  */
 export function greedy(): i32 {
-  const highest = highestScore();
+  const highest = logitMax();
   if (highest == -f32.POSITIVE_INFINITY) return NOTHING_LEFT;
-  return firstHighest(scores, scoreMaxima, highest);
+  return firstHighest(logits, logitMaxima, highest);
 }
 
 /**
@@ -51,17 +50,17 @@ export function draw(
   choice: u32,
   position: u32,
 ): i32 {
-  const highest = highestScore();
+  const highest = logitMax();
   if (highest == -f32.POSITIVE_INFINITY) return NOTHING_LEFT;
   const scale = min(max(1 / temperature, SCALE_MIN), SCALE_MAX);
 
-  startWithAll(scores, scoreMaxima);
+  startWithAll();
   const floor = minP > 0 ? roundUp(highest + temperature * Math.log(minP)) : -F32_MAX;
   if (topK > 0 && topK < vocabSize) keepTop(topK, floor);
   else if (minP > 0) keep(floor, EVERY_TIE);
 
-  // The weights of the untouched logits at temperature 1 are those of the logprobs.
-  let total = scoreList == logits && scale == 1 ? logitTotal : weigh(highest, scale);
+  // The weights of all tokens at temperature 1 are those of the logprobs.
+  let total = scoreList == logits && scale == 1 ? logitTotal() : weigh(highest, scale);
   if (topP < 1) {
     // What is lighter than this sums up to less than the share that top-p leaves out, hence the
     // prefix ends before it. Halved, because the sums are rounded.
@@ -71,11 +70,6 @@ export function draw(
     total = weigh(highest, scale);
   }
   return idAt(uniform(seed, position, choice) * total);
-}
-
-/** The maximum of the scores; afterwards `scoreMaxima` are filled in. */
-function highestScore(): f32 {
-  return scores == logits ? logitMax : scan(scores, scoreMaxima);
 }
 
 /** The least f32 that is not below `value`, or -F32_MAX. */

@@ -21,18 +21,14 @@ export let vocabSize: u32 = 0;
 /** ceil(V / BLOCK). */
 export let blockCount: u32 = 0;
 
-/** f32 [V]: the model's logits, written by the host. */
+/** f32 [V]: the model's logits, written by the host; biases, bans, penalties and masks change them. */
 export let logits: usize = 0;
-/** f32 [V]: the logits after mask, biases, bans and penalties. */
-export let adjusted: usize = 0;
 /** f32 [V]: exp((score - max) / temperature) of the candidates. */
 export let weights: usize = 0;
 /** f64 [blocks]: sums of `weights`. */
 export let blockSums: usize = 0;
 /** f32 [blocks]: the blocks' maxima of `logits`. */
 export let logitMaxima: usize = 0;
-/** f32 [blocks]: the blocks' maxima of `adjusted`. */
-export let adjustedMaxima: usize = 0;
 /** u32 [V]: ids of the candidates, ascending. */
 export let candidateIds: usize = 0;
 /** f32 [V]: scores of the candidates, in the order of their ids. */
@@ -59,11 +55,9 @@ export function initialize(size: u32): void {
   blockCount = (size + BLOCK - 1) / BLOCK;
   const padded: usize = blockCount * BLOCK;
   logits = scores(padded);
-  adjusted = scores(padded);
   weights = heap.alloc(padded << 2);
   blockSums = heap.alloc(<usize>blockCount << 3);
   logitMaxima = scores(blockCount + 3);
-  adjustedMaxima = scores(blockCount + 3);
   candidateIds = heap.alloc(padded << 2);
   candidateScores = scores(padded);
   members = heap.alloc(padded << 2);

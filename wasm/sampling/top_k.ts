@@ -1,6 +1,6 @@
 /** The highest k tokens: top-k sampling, and the most likely tokens of a list of logprobs. */
-import { count, EVERY_TIE, keep, maxima, scoreList } from "./candidates";
-import { blockCount, F32_MAX } from "./memory";
+import { count, EVERY_TIE, keep, scoreList } from "./candidates";
+import { blockCount, F32_MAX, logitMaxima } from "./memory";
 import { lastTie, select, threshold } from "./select";
 
 /**
@@ -15,7 +15,7 @@ import { lastTie, select, threshold } from "./select";
  */
 export function keepTop(k: u32, floor: f32): void {
   if (k <= blockCount) {
-    select(maxima, maxima, -F32_MAX, blockCount, k, false);
+    select(logitMaxima, logitMaxima, -F32_MAX, blockCount, k, false);
     floor = max(floor, threshold);
   }
   keep(floor, EVERY_TIE);

@@ -66,8 +66,11 @@ export function weigh(highest: f32, scale: f64): f64 {
       power = i32x4.add(power, i32x4.shl(n, 23));
       const weight = v128.and(power, f32x4.ge(t, lowest));
       v128.store(to + offset, weight);
-      low = f64x2.add(low, f64x2.promote_low_f32x4(weight));
-      high = f64x2.add(high, f64x2.promote_low_f32x4(i64x2.shuffle(weight, weight, 1, 0)));
+    }
+    // A loop of its own: in one loop there are more values than registers, 1.15 times as slow.
+    for (let offset: usize = 0; offset < BLOCK * 4; offset += 16) {
+      low = f64x2.add(low, f64x2.promote_low_f32x4(v128.load64_zero(to + offset)));
+      high = f64x2.add(high, f64x2.promote_low_f32x4(v128.load64_zero(to + offset, 8)));
     }
     low = f64x2.add(low, high);
     const sum = f64x2.extract_lane(low, 0) + f64x2.extract_lane(low, 1);

@@ -19,8 +19,8 @@ import {
 
 /** Most threads that load: as many read from memory faster than files are read. */
 const MAX_LANES = 6;
-/** Fewest chunks on their way at a time, so that a server is not waited for. */
-const MIN_SLOTS = 3;
+/** Chunks that may be read while each thread has one: with less, threads that end together wait. */
+const READ_AHEAD = 2;
 /** Most words of an instruction that packs a piece, and its tensors. */
 const PIECE = { words: 8, tensors: 2 };
 /** What lies in a slot begins at multiples of this, bytes. */
@@ -227,7 +227,7 @@ function slotsFor(parts: WeightPart[], chunks: Chunk[], threads: number): Slots 
   const words = pieces * PIECE.words;
   const chunk = alignUp(jobBytes(words, pieces * PIECE.tensors)) + carry;
   const lanes = Math.min(threads, MAX_LANES);
-  const count = Math.min(Math.max(lanes + 1, MIN_SLOTS), chunks.length); // one is read meanwhile
+  const count = Math.min(lanes + READ_AHEAD, chunks.length);
   return { count, bytes: chunk + CHUNK_BYTES, words, chunk, carry };
 }
 

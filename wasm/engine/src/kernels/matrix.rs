@@ -193,16 +193,16 @@ impl Interleaving<'_> {
         for (g, group) in packed.chunks_exact_mut(group_bytes).enumerate() {
             let lanes = GROUP.min(rows - g * GROUP);
             let row = |lane: usize| &source[(g * GROUP + lane) * row_bytes..][..row_bytes];
-            let starts: [*const u8; GROUP] = from_fn(|lane| match lane < lanes {
-                true => row(lane).as_ptr(),
-                false => core::ptr::null(),
-            });
+            let starts: [*const u8; GROUP] = from_fn(|lane| row(lane.min(lanes - 1)).as_ptr());
             for i in 0..vectors {
-                let sixteen = from_fn(|lane| match starts[lane].is_null() {
-                    true => I8x16::splat(0),
-                    // SAFETY: within the row.
-                    false => unsafe { I8x16::load(starts[lane].add(i * 16)) },
-                });
+                // SAFETY: within the row.
+                let load = |lane: usize| unsafe { I8x16::load(starts[lane].add(i * 16)) };
+                let sixteen = match lanes == GROUP {
+                    true => from_fn(load),
+                    false => {
+                        from_fn(|lane| if lane < lanes { load(lane) } else { I8x16::splat(0) })
+                    }
+                };
                 let into = &mut group[at(i * 8)..at(i * 8 + 7) + 16];
                 for (j, vector) in interleave(sixteen).into_iter().enumerate() {
                     // SAFETY: within the slice, since `at` rises.

@@ -381,14 +381,13 @@ impl I8x16 {
     /// Of 32 nibbles, two a byte, the low one first: byte i holds nibble i and, high, nibble 16 + i.
     #[inline(always)]
     pub fn split_nibbles(self) -> Self {
-        let even = v128_and(self.0, u8x16_splat(15));
-        let odd = u8x16_shr(self.0, 4);
+        let (even, odd) = (self.low_nibbles().0, self.high_nibbles().0);
         let low =
             i8x16_shuffle::<0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23>(even, odd);
         let high = i8x16_shuffle::<8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31>(
             even, odd,
         );
-        Self(v128_or(low, i8x16_shl(high, 4)))
+        Self(v128_or(low, i16x8_shl(high, 4)))
     }
     /// Four times four words of four bytes, rows and columns swapped.
     #[inline(always)]
