@@ -113,7 +113,6 @@ async function build({ name, tool }: Artifact, folder: string) {
       // A library that it uses is linked by itself as well, without the functions that we give it.
       "-Clink-arg=--allow-undefined",
       ...NO_PANIC_TEXT,
-      "-Zfmt-debug=none",
     ];
     const target = `target/${name}`;
     await run("cargo", [

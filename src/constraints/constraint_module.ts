@@ -27,6 +27,16 @@ interface ConstraintExports {
 /** As `compile` numbers them. */
 const KINDS: readonly ResolvedStructuredOutputs["kind"][] = ["json", "regex", "choice", "grammar"];
 const PAGE = 65_536;
+/** Reasons of llguidance's that name its own options or nothing. */
+const REASONS: [RegExp, string][] = [
+  [/^NoExtensionBias/, "no text can ever be complete under it"],
+  [
+    /^oneOf constraints are not supported/,
+    "oneOf is supported only where its options are of different types or differ in a required " +
+    "constant; use anyOf",
+  ],
+  [/^Only absolute \$ref/, "a $ref must begin with #/"],
+];
 
 /** A memory that has loaded a vocabulary. */
 export interface VocabularyImage {
@@ -171,7 +181,11 @@ async function instantiate(): Promise<ConstraintExports> {
   return instance.exports as unknown as ConstraintExports;
 }
 
+/** llguidance's reason, in a line. */
 function messageOf(wasm: ConstraintExports): string {
   const bytes = new Uint8Array(wasm.memory.buffer, wasm.message(), wasm.message_length());
-  return new TextDecoder().decode(bytes).trim().replace(/\.$/, "");
+  const text = new TextDecoder().decode(bytes).replace("<non-verbose/>", "")
+    .replace(/\s+/g, " ").trim().replace(/\.$/, "");
+  const known = REASONS.find(([pattern]) => pattern.test(text));
+  return known?.[1] ?? (text.length > 400 ? `${text.slice(0, 400)}...` : text);
 }

@@ -12,23 +12,28 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use llguidance::api::{GrammarWithLexer, ParserLimits, TopLevelGrammar};
-use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
+use llguidance::{regex_to_lark, JsonCompileOptions, Matcher, ParserFactory};
 use toktrie::{ApproximateTokEnv, InferenceCapabilities, SimpleVob, TokRxInfo, TokTrie};
 
-/// Steps of work, so that neither a constraint nor a token takes long; see `src/constraints/limits.ts`.
+/// Steps of work, so that neither a constraint nor a token takes long.
 const LIMITS: ParserLimits = ParserLimits {
-    max_items_in_row: 1000,
-    initial_lexer_fuel: 400_000,
+    max_items_in_row: 1200,
+    initial_lexer_fuel: 300_000,
     step_lexer_fuel: 100_000,
-    step_max_items: 25_000,
+    step_max_items: 5_000,
     max_lexer_states: 20_000,
-    max_grammar_size: 100_000,
+    max_grammar_size: 20_000,
     precompute_large_lexemes: false,
     verbose_errors: false,
 };
+/// The same for grammars, where one item may take long.
+const GRAMMAR_STEP_MAX_ITEMS: usize = 2_000;
 
-/// A model that likes white space would go on with it for ever.
-const WHITESPACE: &str = r"[\x20\x0A\x0D\x09]{1,32}";
+/// Tokens of which llguidance knows at once whether all may come: characters of JSON strings.
+const SLICE: &str = r#"[^"\\\x00-\x1F\x7F]{1,30}"#;
+
+/// Between two tokens of JSON: without a bound, a model may go on with white space for ever.
+const WHITESPACE: &str = r"\x20{1,2}|\r?\n[\x20\x09]{0,64}";
 
 #[derive(Default)]
 struct State {
@@ -68,17 +73,6 @@ impl State {
             }
         }
     }
-}
-
-static SLICES: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-#[no_mangle]
-pub extern "C" fn set_slices(n: u32) {
-    SLICES.store(n, std::sync::atomic::Ordering::Relaxed);
-}
-#[no_mangle]
-pub extern "C" fn set_limits(items: usize, init: u32, step: u32, step_items: usize, states: usize, size: usize, pre: u32) {
-    with_state(|s| { let l = s.factory.as_mut().unwrap().limits_mut();
-        l.max_items_in_row = items; l.initial_lexer_fuel = init as u64; l.step_lexer_fuel = step as u64; l.step_max_items = step_items; l.max_lexer_states = states; l.max_grammar_size = size; l.precompute_large_lexemes = pre != 0; });
 }
 
 /// The clock that llguidance takes its statistics with; there is none here.
@@ -124,19 +118,14 @@ pub extern "C" fn load_vocabulary(tokens: usize, ends: usize) -> u32 {
         let info = TokRxInfo::new(tokens as u32, end_ids[0]);
         let trie = TokTrie::from(&info, &words).with_eos_tokens(&end_ids);
         let env: toktrie::TokEnv = Arc::new(ApproximateTokEnv::new(trie));
-        let slices: Vec<String> = match SLICES.load(std::sync::atomic::Ordering::Relaxed) {
-            0 => vec![],
-            1 => vec![r#"[^"\\\x00-\x1F\x7F]{1,10}"#.to_string()],
-            2 => vec![r#"[^"\\\x00-\x1F\x7F]{1,30}"#.to_string()],
-            3 => vec![r#"[^"\\\x00-\x1F\x7F]{1,10}"#.to_string(), r#"[^"\\\x00-\x1F\x7F]{1,30}"#.to_string()],
-            _ => llguidance::earley::SlicedBiasComputer::general_slices(),
-        };
-        let factory =
-            ParserFactory::new(&env, InferenceCapabilities::default(), &slices).map(|mut factory| {
+        let slices = [SLICE.to_string()];
+        let factory = ParserFactory::new(&env, InferenceCapabilities::default(), &slices).map(
+            |mut factory| {
                 *factory.limits_mut() = LIMITS;
                 factory.quiet();
                 state.factory = Some(factory);
-            });
+            },
+        );
         state.status(factory)
     })
 }
@@ -147,10 +136,13 @@ pub extern "C" fn load_vocabulary(tokens: usize, ends: usize) -> u32 {
 pub extern "C" fn compile(kind: u32, bytes: usize) -> u32 {
     with_state(|state| {
         let compiled = grammar(kind, state.text(0, bytes)).and_then(|grammar| {
-            let parser = state.factory.as_ref().unwrap().create_parser(grammar);
-            let mut matcher = Matcher::new(parser.map_err(|error| error));
+            let factory = state.factory.as_mut().unwrap();
+            factory.limits_mut().step_max_items =
+                if kind == 3 { GRAMMAR_STEP_MAX_ITEMS } else { LIMITS.step_max_items };
+            let mut matcher = Matcher::new(factory.create_parser(grammar));
             match matcher.get_error() {
                 Some(error) => Err(error),
+                // The first mask tells whether anything can be written at all.
                 None => matcher.compute_mask_or_eos().map(|_| matcher).map_err(|e| e.to_string()),
             }
         });
@@ -173,9 +165,11 @@ fn grammar(kind: u32, text: &str) -> Result<TopLevelGrammar, String> {
             }
             GrammarWithLexer::from_json_schema(schema)
         }
-        1 => GrammarWithLexer::from_regex(text),
+        // Digits and letters of words are ASCII's, as in JavaScript and in schemas.
+        1 => GrammarWithLexer::from_lark(format!("start: /{}/", regex_to_lark(text, "dw"))),
         2 => {
-            let texts: Vec<String> = serde_json::from_str(text).map_err(|error| error.to_string())?;
+            let texts: Vec<String> =
+                serde_json::from_str(text).map_err(|error| error.to_string())?;
             let quoted: Vec<String> =
                 texts.iter().map(|text| serde_json::to_string(text).unwrap()).collect();
             GrammarWithLexer::from_lark(format!("start: CHOICE\nCHOICE: {}", quoted.join(" | ")))
@@ -213,13 +207,11 @@ pub extern "C" fn end(matcher: usize) {
 /// until the next call.
 #[no_mangle]
 pub extern "C" fn mask(matcher: usize) -> *const u32 {
-    with_state(|state| {
-        match state.matchers[matcher].as_mut().unwrap().compute_mask_or_eos() {
-            Ok(mask) => state.mask.insert(mask).as_slice().as_ptr(),
-            Err(error) => {
-                state.message = error.to_string();
-                std::ptr::null()
-            }
+    with_state(|state| match state.matchers[matcher].as_mut().unwrap().compute_mask_or_eos() {
+        Ok(mask) => state.mask.insert(mask).as_slice().as_ptr(),
+        Err(error) => {
+            state.message = error.to_string();
+            std::ptr::null()
         }
     })
 }
