@@ -1,6 +1,7 @@
 import { readFile } from "node:fs/promises";
 import process from "node:process";
 import { type Command, Option } from "commander";
+import { InvalidFileError } from "../errors.ts";
 import type { StreamEvent } from "../outputs.ts";
 import { interruptible } from "./interrupt.ts";
 import {
@@ -70,7 +71,16 @@ async function structuredOutputsOf({ jsonSchema, regex }: GenerateOptions) {
   if (regex !== undefined) return { regex };
   if (jsonSchema === undefined) return undefined;
   const isText = /^\s*[{]/.test(jsonSchema);
-  return { json: isText ? jsonSchema : await readFile(jsonSchema, "utf8") };
+  if (isText) return { json: jsonSchema };
+  try {
+    return { json: await readFile(jsonSchema, "utf8") };
+  } catch (cause) {
+    throw new InvalidFileError(
+      jsonSchema,
+      `Cannot read the schema ${jsonSchema}: ${(cause as Error).message}; give a file or a JSON text.`,
+      { code: "not_found", cause },
+    );
+  }
 }
 
 /** Prints prompt and text as they come, and nothing if nothing comes. */

@@ -82,7 +82,7 @@ Deno.test("--json-schema, as a file or a text, and --regex say what is written",
   const { code, stderr } = await run([...args, "--regex", "(["]);
   assert.equal(code, 1);
   assert.match(stderr, /^error: Cannot use structuredOutputs: .*unclosed/);
-  assert.equal((await run([...args, "--regex", "a", "--json-schema", file])).code, 1);
+  assert.equal((await run([...args, "--regex", "a", "--json-schema", file])).code, 2);
 });
 
 Deno.test("--stop takes one text each time, and leaves the prompt alone", async () => {
