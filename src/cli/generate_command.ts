@@ -77,7 +77,9 @@ async function structuredOutputsOf({ jsonSchema, regex }: GenerateOptions) {
   } catch (cause) {
     throw new InvalidFileError(
       jsonSchema,
-      `Cannot read the schema ${jsonSchema}: ${(cause as Error).message}; give a file or a JSON text.`,
+      `Cannot read the schema ${jsonSchema}: ${
+        (cause as Error).message
+      }; give a file or a JSON text.`,
       { code: "not_found", cause },
     );
   }

@@ -24,7 +24,10 @@ const object = (properties: object, rest = {}) => ({
 });
 
 const schemas: Record<string, object> = {
-  "an object": object({ name: { type: "string", maxLength: 12 }, age: { type: "integer" } }),
+  "an object": object({
+    name: { type: "string", maxLength: 12 },
+    age: { type: "integer", minimum: 0, maximum: 150 },
+  }),
   "bounds of numbers": object({
     a: { type: "integer", minimum: -3, maximum: 17 },
     b: { type: "number", exclusiveMinimum: 0.5, maximum: 2 },

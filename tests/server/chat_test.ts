@@ -237,7 +237,7 @@ Deno.test("responses answer texts and conversations and keep nothing", async () 
     const [param, fields] of [
       ["previous_response_id", { previous_response_id: "r" }],
       ["tools", { tools: [{ type: "web_search" }] }],
-      ["text", { text: { format: { type: "json_schema" } } }],
+      ["text.format", { text: { format: { type: "json_schema" } } }],
       ["truncation", { truncation: "auto" }],
       ["background", { background: true }],
     ] as const
