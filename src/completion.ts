@@ -75,7 +75,7 @@ export class Completion {
       params,
       eosTokenIds,
       ...options,
-      allowedTokens: (choice) => this.#constrained?.matchers[choice]!.allowed(),
+      allowedTokens: (choice) => this.#constrained?.matchers[choice]?.allowed(),
       onToken: (choice, token, ends) => this.#takeToken(choice, token, ends),
       onFinish: (choice) => {
         const text = this.#texts[choice.index]?.finish() ?? "";
@@ -97,7 +97,7 @@ export class Completion {
 
   #takeToken(choice: number, token: SampledToken, ends: boolean): string | undefined {
     const { params, listener } = this.#options;
-    if (!ends) this.#constrained?.matchers[choice]!.take(token.tokenId);
+    if (!ends) this.#constrained?.matchers[choice]?.take(token.tokenId);
     // A token that ends the text is no part of it, as in vLLM.
     const silent = ends && !params.includeStopStrInOutput;
     const grown = silent ? undefined : this.#texts[choice]?.push(token.tokenId);

@@ -6,7 +6,7 @@
  * has loaded the vocabulary: what one takes or breaks is gone with it.
  * @module
  */
-import { InvalidArgumentError, UnsupportedError } from "../errors.ts";
+import { CapacityError, InvalidArgumentError, UnsupportedError } from "../errors.ts";
 import { wasmModule } from "../wasm_module.ts";
 import type { ResolvedStructuredOutputs } from "./structured_outputs.ts";
 
@@ -97,14 +97,13 @@ export class Constraint {
    * @returns The constraint.
    * @throws {InvalidArgumentError} If it is malformed, asks for what can not be kept to, or is over a limit
    *   on memory or work.
+   * @throws {CapacityError} If there is no memory for it.
    */
   static async compile(
     image: VocabularyImage,
     { kind, text }: ResolvedStructuredOutputs,
   ): Promise<Constraint> {
-    const wasm = await instantiate();
-    wasm.memory.grow((image.memory.length - wasm.memory.buffer.byteLength) / PAGE);
-    new Uint8Array(wasm.memory.buffer).set(image.memory);
+    const wasm = await instantiate(image.memory);
     const constraint = new Constraint(wasm, image.words);
     constraint.#run(() => {
       const bytes = new TextEncoder().encode(text);
@@ -115,9 +114,9 @@ export class Constraint {
     return constraint;
   }
 
-  /** Begins a text. @returns Where it stands. */
+  /** Begins a text. @returns Where it stands. @throws {InvalidArgumentError} If there is no memory left. */
   begin(): Matcher {
-    const matcher = this.#wasm.begin();
+    const matcher = this.#run(() => this.#wasm.begin());
     return {
       allowed: () => {
         const mask = this.#run(() => this.#wasm.mask(matcher));
@@ -167,7 +166,8 @@ export interface Matcher {
   end(): void;
 }
 
-async function instantiate(): Promise<ConstraintExports> {
+/** An instance, whose memory begins with `contents`. */
+async function instantiate(contents?: Uint8Array): Promise<ConstraintExports> {
   let embedded: string;
   try {
     ({ embedded } = await import("../../wasm/dist/constraints.ts"));
@@ -177,8 +177,22 @@ async function instantiate(): Promise<ConstraintExports> {
       { cause },
     );
   }
-  const instance = new WebAssembly.Instance(wasmModule("constraints", embedded));
-  return instance.exports as unknown as ConstraintExports;
+  try {
+    const instance = new WebAssembly.Instance(wasmModule("constraints", embedded));
+    const wasm = instance.exports as unknown as ConstraintExports;
+    if (contents) {
+      wasm.memory.grow((contents.length - wasm.memory.buffer.byteLength) / PAGE);
+      new Uint8Array(wasm.memory.buffer).set(contents);
+    }
+    return wasm;
+  } catch (cause) {
+    if (!(cause instanceof RangeError)) throw cause;
+    throw new CapacityError(
+      "out_of_memory",
+      "Cannot constrain output: there is no memory for another constraint; try again when fewer are in use.",
+      { cause },
+    );
+  }
 }
 
 /** llguidance's reason, in a line. */

@@ -2,6 +2,7 @@
  * The constraints of a model's requests: one for all that ask for the same, kept for a while.
  * @module
  */
+import { nextTask } from "../backend/wasm/next_task.ts";
 import { OverloadError, UnsupportedError } from "../errors.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import {
@@ -12,8 +13,13 @@ import {
 } from "./constraint_module.ts";
 import type { ResolvedStructuredOutputs } from "./structured_outputs.ts";
 
-/** Constraints at a time, in use or kept: each takes 10 to 64 MiB with a vocabulary of 100,000 tokens. */
+/** Different constraints in use at a time: each takes 29 to 64 MiB with a vocabulary of 100,000 tokens. */
 const MOST = 32;
+/** How many are kept when nobody uses them. */
+const MOST_IDLE = 4;
+
+/** Tokens that are read in a task. */
+const TOKENS_TOGETHER = 8192;
 
 interface Entry {
   readonly compiled: Promise<Constraint>;
@@ -74,6 +80,7 @@ export class Constraints {
         for (const matcher of matchers) matcher.end();
         entry.users--;
         if (constraint.broken) forget();
+        for (const [idle] of this.#idle().slice(0, -MOST_IDLE)) this.#entries.delete(idle);
       };
       return { matchers, release };
     } catch (error) {
@@ -84,19 +91,20 @@ export class Constraints {
   }
 
   #add(key: string, outputs: ResolvedStructuredOutputs): Entry {
-    if (this.#entries.size >= MOST) {
-      const idle = [...this.#entries].find(([, { users }]) => users === 0);
-      if (!idle) {
-        throw new OverloadError(
-          "queue_full",
-          `Cannot use structuredOutputs: ${MOST} different ones are in use; try again later.`,
-        );
-      }
-      this.#entries.delete(idle[0]);
+    if (this.#entries.size - this.#idle().length >= MOST) {
+      throw new OverloadError(
+        "queue_full",
+        `Cannot use structuredOutputs: ${MOST} different ones are in use; try again later.`,
+      );
     }
     const entry = { compiled: this.#compile(outputs), users: 0 };
     this.#entries.set(key, entry);
     return entry;
+  }
+
+  /** Those that nobody uses, the one used longest ago first. */
+  #idle(): [key: string, entry: Entry][] {
+    return [...this.#entries].filter(([, { users }]) => users === 0);
   }
 
   async #compile(outputs: ResolvedStructuredOutputs): Promise<Constraint> {
@@ -112,10 +120,11 @@ export class Constraints {
       );
     }
     const controls = this.#tokenizer.controlIds(); // never text, whatever their bytes
-    const tokens = Array.from(
-      { length: this.#vocabSize },
-      (_, id) => controls.has(id) ? new Uint8Array() : this.#tokenizer.tokenBytes(id),
-    );
+    const tokens: Uint8Array[] = [];
+    for (let id = 0; id < this.#vocabSize; id++) {
+      if (id % TOKENS_TOGETHER === 0) await nextTask(); // requests run meanwhile
+      tokens.push(controls.has(id) ? new Uint8Array() : this.#tokenizer.tokenBytes(id));
+    }
     return await loadVocabulary(tokens, this.#ends);
   }
 }

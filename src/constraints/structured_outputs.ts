@@ -112,7 +112,7 @@ function schemaText(value: unknown): string | undefined {
     if (typeof value === "string" && !isText(value, MOST.bytes)) return undefined;
     const schema = typeof value === "string" ? JSON.parse(value) : value;
     if (typeof schema !== "boolean" && !isSmallSchema(schema)) return undefined;
-    const text = typeof value === "string" ? value : JSON.stringify(schema);
+    const text = typeof value === "string" ? value : JSON.stringify(schema === true ? {} : schema);
     return isText(text, MOST.bytes) ? text : undefined;
   } catch {
     return undefined; // no JSON

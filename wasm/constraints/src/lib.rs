@@ -63,6 +63,10 @@ impl State {
         std::str::from_utf8(&self.buffer[from..to]).unwrap()
     }
 
+    fn matcher(&mut self, number: usize) -> &mut Matcher {
+        self.matchers[number - 1].as_mut().unwrap()
+    }
+
     /// 1, or 0 with a message.
     fn status<E: std::fmt::Display>(&mut self, result: Result<(), E>) -> u32 {
         match result {
@@ -179,7 +183,7 @@ fn grammar(kind: u32, text: &str) -> Result<TopLevelGrammar, String> {
     Ok(TopLevelGrammar::from_grammar(grammar))
 }
 
-/// Begins a text. Returns the matcher's number.
+/// Begins a text. Returns the matcher's number, from 1.
 #[no_mangle]
 pub extern "C" fn begin() -> usize {
     with_state(|state| {
@@ -187,11 +191,11 @@ pub extern "C" fn begin() -> usize {
         match state.matchers.iter().position(Option::is_none) {
             Some(free) => {
                 state.matchers[free] = matcher;
-                free
+                free + 1
             }
             None => {
                 state.matchers.push(matcher);
-                state.matchers.len() - 1
+                state.matchers.len()
             }
         }
     })
@@ -200,14 +204,14 @@ pub extern "C" fn begin() -> usize {
 /// Ends a text.
 #[no_mangle]
 pub extern "C" fn end(matcher: usize) {
-    with_state(|state| state.matchers[matcher] = None)
+    with_state(|state| state.matchers[matcher - 1] = None)
 }
 
 /// Tokens that may come next, a bit for each; those that end a text exactly where it may end. Valid
 /// until the next call.
 #[no_mangle]
 pub extern "C" fn mask(matcher: usize) -> *const u32 {
-    with_state(|state| match state.matchers[matcher].as_mut().unwrap().compute_mask_or_eos() {
+    with_state(|state| match state.matcher(matcher).compute_mask_or_eos() {
         Ok(mask) => state.mask.insert(mask).as_slice().as_ptr(),
         Err(error) => {
             state.message = error.to_string();
@@ -220,7 +224,7 @@ pub extern "C" fn mask(matcher: usize) -> *const u32 {
 #[no_mangle]
 pub extern "C" fn take(matcher: usize, token: u32) -> u32 {
     with_state(|state| {
-        let taken = state.matchers[matcher].as_mut().unwrap().consume_token(token);
+        let taken = state.matcher(matcher).consume_token(token);
         state.status(taken)
     })
 }
