@@ -2,6 +2,7 @@
  * A request on its way through the engine: tokens become text, and both become the caller's result.
  * @module
  */
+import type { ConstrainedTexts, Constraints } from "./constraints/constraints.ts";
 import type { Engine } from "./engine/engine.ts";
 import type { RequestOptions } from "./engine/engine_options.ts";
 import type { GeneratedChoice } from "./engine/generation.ts";
@@ -26,6 +27,8 @@ export interface CompletionOptions {
   eosTokenIds: readonly number[];
   /** Makes text; without one there is none. */
   tokenizer: Tokenizer | undefined;
+  /** Where `params.structuredOutputs`, if there are any, are compiled. */
+  constraints: Constraints | undefined;
   /** Told of every token and of every end. */
   listener: CompletionListener | undefined;
 }
@@ -34,6 +37,7 @@ export interface CompletionOptions {
 export class Completion {
   readonly #options: CompletionOptions;
   readonly #texts: (CompletionText | undefined)[];
+  #constrained: ConstrainedTexts | undefined;
 
   /** @param options What is to be completed. */
   constructor(options: CompletionOptions) {
@@ -50,15 +54,28 @@ export class Completion {
    *
    * @param engine Where.
    * @param options How it is to be treated.
-   * @returns The result. Throws as {@linkcode Engine.generate} does.
+   * @returns The result. Throws as {@linkcode Engine.generate} and {@linkcode Constraints.begin} do.
    */
   async run(engine: Engine, options: RequestOptions): Promise<RequestOutput> {
+    const { params: { structuredOutputs, n }, constraints } = this.#options;
+    if (structuredOutputs) {
+      this.#constrained = await constraints!.begin(structuredOutputs, n);
+    }
+    try {
+      return await this.#run(engine, options);
+    } finally {
+      this.#constrained?.release();
+    }
+  }
+
+  async #run(engine: Engine, options: RequestOptions): Promise<RequestOutput> {
     const { prompt, promptTokenIds, params, eosTokenIds, listener } = this.#options;
     const { choices, promptLogprobs, cachedTokens } = await engine.generate({
       promptTokenIds,
       params,
       eosTokenIds,
       ...options,
+      allowedTokens: (choice) => this.#constrained?.matchers[choice]?.allowed(),
       onToken: (choice, token, ends) => this.#takeToken(choice, token, ends),
       onFinish: (choice) => {
         const text = this.#texts[choice.index]?.finish() ?? "";
@@ -80,6 +97,7 @@ export class Completion {
 
   #takeToken(choice: number, token: SampledToken, ends: boolean): string | undefined {
     const { params, listener } = this.#options;
+    if (!ends) this.#constrained?.matchers[choice]?.take(token.tokenId);
     // A token that ends the text is no part of it, as in vLLM.
     const silent = ends && !params.includeStopStrInOutput;
     const grown = silent ? undefined : this.#texts[choice]?.push(token.tokenId);

@@ -4,6 +4,7 @@
  */
 import type { BackendInfo, ExpertStats } from "./backend/backend.ts";
 import { Completion, type CompletionListener } from "./completion.ts";
+import { Constraints } from "./constraints/constraints.ts";
 import { type CacheKind, readCacheFile, writeCacheFile } from "./engine/cache_file.ts";
 import { Engine, type EngineStats } from "./engine/engine.ts";
 import { checkEngineOptions, type RequestOptions } from "./engine/engine_options.ts";
@@ -86,6 +87,8 @@ export class LLM {
   readonly #opened: OpenedModel;
   /** Whether computed prompts are kept. */
   readonly #caches: boolean;
+  /** Of `structuredOutputs`; none before the first. */
+  #constraints: Constraints | undefined;
 
   private constructor(opened: OpenedModel, options: OpenOptions) {
     const { spec, backend, tokenizer, config } = opened;
@@ -381,12 +384,17 @@ export class LLM {
     checkAgainstVocabulary(resolved, this.spec.vocabSize);
     if (resolved.stop.length > 0) void this.tokenizer; // throws where there is none
     const { text, tokenIds } = this.#encode(prompt);
+    const { eosTokenIds } = this.#config;
+    if (resolved.structuredOutputs) {
+      this.#constraints ??= new Constraints(this.tokenizer, this.spec.vocabSize, eosTokenIds);
+    }
     return new Completion({
       prompt: text,
       promptTokenIds: tokenIds,
       params: resolved,
-      eosTokenIds: this.#config.eosTokenIds,
+      eosTokenIds,
       tokenizer: resolved.detokenize ? this.#tokenizer : undefined,
+      constraints: this.#constraints,
       listener,
     });
   }

@@ -2,6 +2,11 @@
  * Sampling parameters in vLLM's terms, checked once when a request comes in.
  * @module
  */
+import {
+  type ResolvedStructuredOutputs,
+  type StructuredOutputs,
+  structuredOutputs,
+} from "./constraints/structured_outputs.ts";
 import { InvalidArgumentError } from "./errors.ts";
 import { nearestName, sameName } from "./nearest_name.ts";
 import {
@@ -17,6 +22,8 @@ import {
   tokenIds,
   written,
 } from "./sampling/parameter_kinds.ts";
+
+export type { ResolvedStructuredOutputs, StructuredOutputs };
 
 /** How tokens are chosen and when to stop; every field may be left out. */
 export interface SamplingParams {
@@ -73,6 +80,13 @@ export interface SamplingParams {
   promptLogprobs?: number;
   /** Whether to turn the output into text; without it there can be no `stop`. Default true. */
   detokenize?: boolean;
+  /**
+   * What the output must be. The end-of-sequence token may come exactly where that is complete, and must
+   * where nothing else can follow, whatever `minTokens` says; `maxTokens`, `stop` and `stopTokenIds` may cut
+   * the output before. Log-probabilities are the model's own, as without it. Not with `ignoreEos`. Default:
+   * anything.
+   */
+  structuredOutputs?: StructuredOutputs;
 }
 
 /**
@@ -121,6 +135,8 @@ export interface ResolvedSamplingParams {
   readonly promptLogprobs: number | undefined;
   /** Whether there is text. */
   readonly detokenize: boolean;
+  /** What the output must be; `undefined` is anything. */
+  readonly structuredOutputs: ResolvedStructuredOutputs | undefined;
 }
 
 /**
@@ -133,7 +149,8 @@ export interface ResolvedSamplingParams {
  * @returns A frozen object that shares nothing with the arguments. Its seed is random if none is
  *   given.
  * @throws {InvalidArgumentError} If a field is unknown or out of its range, `minTokens` is above
- *   `maxTokens`, or there is a `stop` without `detokenize`; `field` names it.
+ *   `maxTokens`, there is a `stop` without `detokenize`, or `ignoreEos` with `structuredOutputs`; `field`
+ *   names it.
  * @example
  * ```ts
  * import { resolveSamplingParams } from "@hybridseek/hybridseek";
@@ -154,12 +171,15 @@ export function resolveSamplingParams(
     return [name, value];
   });
   const resolved = Object.fromEntries(entries) as unknown as ResolvedSamplingParams;
-  const { minTokens, maxTokens, stop, detokenize } = resolved;
+  const { minTokens, maxTokens, stop, detokenize, ignoreEos } = resolved;
   if (minTokens > maxTokens) {
     throw refusal("minTokens", minTokens, `it must be at most maxTokens, which is ${maxTokens}`);
   }
   if (stop.length > 0 && !detokenize) {
     throw refusal("stop", stop, "it is found in text, set detokenize to true");
+  }
+  if (ignoreEos && resolved.structuredOutputs) {
+    throw refusal("ignoreEos", true, "output with structuredOutputs ends where it is complete");
   }
   return Object.freeze(resolved);
 }
@@ -222,6 +242,7 @@ const rows: { readonly [Name in keyof ResolvedSamplingParams]: Row<ResolvedSampl
     logprobs: row(undefined, integer(0, 1024)),
     promptLogprobs: row(undefined, integer(0, 1024)),
     detokenize: row(true, flag),
+    structuredOutputs: row(undefined, structuredOutputs),
   };
 
 /** vLLM's and OpenAI's parameters that are known but not supported. */

@@ -12,6 +12,7 @@ export type WasmModuleName =
   | "engine_threads"
   | "engine_threads_relaxed"
   | "engine_memory64"
+  | "constraints"
   | "sampler"
   | "tokenizer";
 

@@ -44,6 +44,7 @@ Deno.test("the defaults are vLLM's", () => {
     logprobs: undefined,
     promptLogprobs: undefined,
     detokenize: true,
+    structuredOutputs: undefined,
   });
 });
 
@@ -89,6 +90,15 @@ const accepted: [SamplingParams, keyof SamplingParams, unknown][] = [
   [{ logprobs: 0 }, "logprobs", 0],
   [{ promptLogprobs: 1024 }, "promptLogprobs", 1024],
   [{ detokenize: false }, "detokenize", false],
+  [{ structuredOutputs: { regex: "a+" } }, "structuredOutputs", { kind: "regex", text: "a+" }],
+  [{ structuredOutputs: { choice: ["a", "b"] } }, "structuredOutputs", {
+    kind: "choice",
+    text: '["a","b"]',
+  }],
+  [{ structuredOutputs: { json: { type: "null" } } }, "structuredOutputs", {
+    kind: "json",
+    text: '{"type":"null"}',
+  }],
 ];
 for (const [params, field, value] of accepted) {
   Deno.test(`${Deno.inspect(params)} is accepted`, () => {
@@ -132,6 +142,9 @@ const refused: Record<string, unknown[]> = {
   logprobs: [-1, 1.5, 1025, true],
   promptLogprobs: [-1, 0.5, 1025, "3"],
   detokenize: [0, null],
+  structuredOutputs: [null, [], "a", {}, { json: 1 }, { regex: 5 }, { choice: "a" }, {
+    grammar: [],
+  }],
 };
 for (const [field, values] of Object.entries(refused)) {
   Deno.test(`${field} is refused out of its range and of another type`, () => {

@@ -13,6 +13,7 @@ export interface Artifact {
   /** How it is built. */
   tool:
     | { kind: "cargo"; crate: string; addressBits: 32 | 64; threads: boolean; relaxed: boolean }
+    | { kind: "cargo-std"; crate: string; memoryBytes: number }
     | { kind: "wasm-pack"; crate: string }
     | { kind: "asc"; entry: string };
 }
@@ -47,6 +48,11 @@ export const artifacts: Artifact[] = [
     name: "tokenizer",
     sources: [...rust, "tokenizer/Cargo.toml", "tokenizer/src"],
     tool: { kind: "wasm-pack", crate: "tokenizer" },
+  },
+  {
+    name: "constraints",
+    sources: ["constraints/Cargo.toml", "constraints/Cargo.lock", "constraints/src"],
+    tool: { kind: "cargo-std", crate: "constraints", memoryBytes: 64 * 2 ** 20 },
   },
   {
     name: "sampler",

@@ -104,6 +104,25 @@ async function build({ name, tool }: Artifact, folder: string) {
     ], await cargoEnvironment(rustflags));
     const built = `target/${name}/${triple}/release/${crate.replaceAll("-", "_")}.wasm`;
     await Deno.copyFile(new URL(built, wasmFolder), wasm);
+  } else if (tool.kind === "cargo-std") {
+    const { crate, memoryBytes } = tool;
+    const triple = "wasm32-unknown-unknown";
+    const rustflags = [
+      "-Ctarget-feature=+simd128,+bulk-memory",
+      `-Clink-arg=--max-memory=${memoryBytes}`,
+      // A library that it uses is linked by itself as well, without the functions that we give it.
+      "-Clink-arg=--allow-undefined",
+      ...NO_PANIC_TEXT,
+    ];
+    const target = `target/${name}`;
+    await run("cargo", [
+      ...["build", "--release", "--locked", "--manifest-path", `${crate}/Cargo.toml`],
+      ...["--target", triple, "-Zbuild-std=std", "--target-dir", target],
+    ], await cargoEnvironment(rustflags));
+    const built = `${target}/${triple}/release/hybridseek_${crate}.wasm`;
+    const unneeded = /^(llg_|__)/; // exports of that library, and of the linker
+    const bytes = await Deno.readFile(new URL(built, wasmFolder));
+    await Deno.writeFile(wasm, optimized(bytes, { shrink: 2, without: unneeded }));
   } else {
     const out = await Deno.makeTempDir();
     await run("wasm-pack", [
@@ -132,12 +151,19 @@ async function build({ name, tool }: Artifact, folder: string) {
   console.log(`${name}: ${bytes.length} bytes, sha256 ${sidecar.wasmSha256.slice(0, 16)}`);
 }
 
-/** `wasm-opt -O3`. */
-function optimized(wasm: Uint8Array): Uint8Array {
+/** `wasm-opt -O3`, or with `shrink` also for size; `without` what only some exports need. */
+function optimized(
+  wasm: Uint8Array,
+  { shrink = 0, without }: { shrink?: number; without?: RegExp } = {},
+): Uint8Array {
   const module = binaryen.readBinary(wasm);
   module.setFeatures(OPTIMIZED_FEATURES);
+  for (let i = module.getNumExports() - 1; without && i >= 0; i--) {
+    const { name } = binaryen.getExportInfo(module.getExportByIndex(i));
+    if (without.test(name)) module.removeExport(name);
+  }
   binaryen.setOptimizeLevel(3);
-  binaryen.setShrinkLevel(0);
+  binaryen.setShrinkLevel(shrink);
   module.optimize();
   const bytes = module.emitBinary();
   module.dispose();

@@ -1,5 +1,7 @@
+import { readFile } from "node:fs/promises";
 import process from "node:process";
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
+import { InvalidFileError } from "../errors.ts";
 import type { StreamEvent } from "../outputs.ts";
 import { interruptible } from "./interrupt.ts";
 import {
@@ -18,6 +20,8 @@ interface GenerateOptions extends ModelOptions, SamplingOptions {
   choices: number;
   logprobs?: number;
   json?: true;
+  jsonSchema?: string;
+  regex?: string;
 }
 
 /** Tokens that `generate` makes unless told otherwise. */
@@ -31,6 +35,11 @@ export function addGenerateCommand(program: Command): void {
   addSamplingOptions(addModelOptions(command), MAX_TOKENS)
     .option("--choices <count>", "how many continuations; needs --json when above 1", number, 1)
     .option("--logprobs <count>", "with --json: log-probabilities of the likeliest tokens", number)
+    .addOption(
+      new Option("--json-schema <schema>", "write JSON of this schema, a file or its text")
+        .conflicts("regex"),
+    )
+    .option("--regex <pattern>", "write text that this matches as a whole")
     .option("--json", "print one JSON object when done, instead of text as it comes")
     .action(generate);
 }
@@ -43,8 +52,9 @@ async function generate(words: string[], options: GenerateOptions, command: Comm
   await interruptible(async (signal) => {
     const llm = await openModel(options, signal);
     const { choices: n, logprobs } = options;
-    const params = { ...samplingParams(options), n, logprobs };
     try {
+      const structuredOutputs = await structuredOutputsOf(options);
+      const params = { ...samplingParams(options), n, logprobs, structuredOutputs };
       if (options.json) {
         const [result] = await llm.generate(prompt, params, { signal });
         process.stdout.write(toJson(result) + "\n");
@@ -55,6 +65,24 @@ async function generate(words: string[], options: GenerateOptions, command: Comm
       await closeModel(llm);
     }
   });
+}
+
+async function structuredOutputsOf({ jsonSchema, regex }: GenerateOptions) {
+  if (regex !== undefined) return { regex };
+  if (jsonSchema === undefined) return undefined;
+  const isText = /^\s*[{]/.test(jsonSchema);
+  if (isText) return { json: jsonSchema };
+  try {
+    return { json: await readFile(jsonSchema, "utf8") };
+  } catch (cause) {
+    throw new InvalidFileError(
+      jsonSchema,
+      `Cannot read the schema ${jsonSchema}: ${
+        (cause as Error).message
+      }; give a file or a JSON text.`,
+      { code: "not_found", cause },
+    );
+  }
 }
 
 /** Prints prompt and text as they come, and nothing if nothing comes. */

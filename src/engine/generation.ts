@@ -30,7 +30,8 @@ export interface GenerationOptions extends RequestOptions {
   /** Told of every choice that ended. @param choice It. */
   onFinish?(choice: GeneratedChoice): void;
   /**
-   * Says which tokens may come next, before each is drawn; a grammar's place.
+   * Says which tokens may come next, before each is drawn. Where it leaves only tokens that end the choice,
+   * `minTokens` gives way.
    * @param choice Which choice is extended; `onToken` was told of all its tokens.
    * @returns A bit for each token, see {@linkcode SamplingRequest.allowed}; `undefined`: all.
    */
@@ -146,13 +147,14 @@ export class Generation implements ScheduledRequest {
   extend(sampler: Sampler, sequence: Sequence<Generation>, logits: Float32Array): boolean {
     const { params } = this.#options;
     const choice = this.result.choices[sequence.choice]!;
-    const early = choice.tokens.length < params.minTokens;
+    const allowed = this.#options.allowedTokens?.(sequence.choice);
+    const ending = choice.tokens.length < params.minTokens ? [...this.#eos, ...this.#stop] : [];
     const token = sampler.sample(logits, {
       params,
       history: sequence.tokenIds,
       promptLength: this.promptTokenIds.length,
-      allowed: this.#options.allowedTokens?.(sequence.choice),
-      banned: early ? [...this.#eos, ...this.#stop] : [],
+      allowed,
+      banned: allowed && ending.length > 0 && allowsOnly(allowed, ending) ? [] : ending,
       choiceIndex: sequence.choice,
       position: sequence.tokenIds.length,
     });
@@ -184,4 +186,11 @@ export class Generation implements ScheduledRequest {
       this.#options.onFinish?.(choice);
     }
   }
+}
+
+/** Whether a mask allows no tokens but these. */
+function allowsOnly(allowed: Uint32Array, tokenIds: readonly number[]): boolean {
+  const others = allowed.slice();
+  for (const id of tokenIds) others[id >>> 5]! &= ~(1 << (id & 31));
+  return others.every((word) => word === 0);
 }

@@ -16,9 +16,14 @@ import { generate, type GenerationJob, mostTokens, type Usage, usageOf } from ".
 import { leastLogprob } from "./logprobs.ts";
 import { type TermFields, termFields, termsOf } from "./request_terms.ts";
 import { atMost, type SamplingFields, samplingFields, samplingParams } from "./sampling_fields.ts";
+import {
+  type StructuredFields,
+  structuredFields,
+  structuredOutputsOf,
+} from "./structured_fields.ts";
 import { CHAT_FIELDS, refuseUnsupported } from "./unsupported_fields.ts";
 
-interface Body extends SamplingFields, TermFields {
+interface Body extends SamplingFields, StructuredFields, TermFields {
   model?: string;
   messages: ChatMessage[];
   add_generation_prompt?: boolean;
@@ -51,6 +56,7 @@ const body = z.looseObject({
   stream: z.boolean().optional(),
   stream_options: z.looseObject({ include_usage: z.boolean().nullish() }).optional(),
   ...samplingFields,
+  ...structuredFields,
   ...termFields,
 }).openapi("ChatCompletionRequest", {
   example: { messages: [{ role: "user", content: "Who are you?" }], max_tokens: 16 },
@@ -94,6 +100,7 @@ export const chatCompletions: Endpoint = {
         maxTokens,
         logprobs: wanted ? top_logprobs : undefined,
       },
+      asked: structuredOutputsOf(fields),
       terms: termsOf(fields, client),
     };
     const head = {

@@ -15,11 +15,16 @@ import { generate, type GenerationJob, type Usage, usageOf } from "./generation.
 import { type CompletionLogprobs, LogprobWriter } from "./logprobs.ts";
 import { type TermFields, termFields, termsOf } from "./request_terms.ts";
 import { atMost, type SamplingFields, samplingFields, samplingParams } from "./sampling_fields.ts";
+import {
+  type StructuredFields,
+  structuredFields,
+  structuredOutputsOf,
+} from "./structured_fields.ts";
 import { COMPLETION_FIELDS, refuseUnsupported } from "./unsupported_fields.ts";
 
 type PromptField = string | string[] | number[] | number[][];
 
-interface Body extends SamplingFields, TermFields {
+interface Body extends SamplingFields, StructuredFields, TermFields {
   model?: string;
   prompt: PromptField;
   suffix?: string;
@@ -58,6 +63,7 @@ const body = z.looseObject({
   stream: z.boolean().optional(),
   stream_options: z.looseObject({ include_usage: z.boolean().nullish() }).optional(),
   ...samplingFields,
+  ...structuredFields,
   ...termFields,
 }).openapi("CompletionRequest", { example: { prompt: "Once upon a time", max_tokens: 16 } });
 
@@ -112,6 +118,7 @@ export const completions: Endpoint = {
         logprobs,
         promptLogprobs: scored ? logprobs : undefined,
       },
+      asked: structuredOutputsOf(fields),
       terms: termsOf(fields, client),
     };
     const head = {

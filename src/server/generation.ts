@@ -8,6 +8,7 @@ import type { RequestOutput, StreamEvent } from "../outputs.ts";
 import type { SamplingParams } from "../sampling_params.ts";
 import { VERSION } from "../version.ts";
 import type { ServerContext } from "./context.ts";
+import { type Asked, inWordsOf } from "./structured_fields.ts";
 
 /** What is to be generated. */
 export interface GenerationJob {
@@ -23,6 +24,8 @@ export interface GenerationJob {
   prompts: readonly Prompt[];
   /** For all of them. */
   params: SamplingParams;
+  /** What the outputs must be. */
+  asked: Asked | undefined;
   /** How they are to be treated, see {@linkcode termsOf}. */
   terms: Omit<CallOptions, "signal">;
   /** Ends it within one step of the model: the client has gone. */
@@ -46,7 +49,8 @@ export async function generate(
   job: GenerationJob,
   listener?: JobListener,
 ): Promise<RequestOutput[]> {
-  const { client, prompts, params, terms, stream, signal } = job;
+  const { client, prompts, asked, terms, stream, signal } = job;
+  const params = { ...job.params, structuredOutputs: asked?.outputs };
   const leave = context.admission.enter(client, stream);
   const span = startSpan(job);
   const others = new AbortController();
@@ -68,7 +72,7 @@ export async function generate(
       span.recordException(error as Error);
       span.setStatus({ code: SpanStatusCode.ERROR, message: (error as Error).message });
     }
-    throw error;
+    throw inWordsOf(asked, error);
   } finally {
     signal.removeEventListener("abort", stop);
     span.end();

@@ -12,6 +12,7 @@ import { eventStream } from "./event_stream.ts";
 import { generate, type GenerationJob, mostTokens, type Usage, usageOf } from "./generation.ts";
 import { type TermFields, termFields, termsOf } from "./request_terms.ts";
 import { type SamplingFields, samplingFields, samplingParams } from "./sampling_fields.ts";
+import { flatFormat, formatOf, type ResponseFormat } from "./structured_fields.ts";
 import { refuseUnsupported, RESPONSES_FIELDS } from "./unsupported_fields.ts";
 
 interface Message {
@@ -26,6 +27,7 @@ interface Body extends Pick<SamplingFields, "temperature" | "top_p" | "seed">, T
   instructions?: string;
   max_output_tokens?: number;
   metadata?: Record<string, unknown>;
+  text?: { format?: ResponseFormat | null };
   stream?: boolean;
 }
 
@@ -45,6 +47,7 @@ const body = z.looseObject({
   instructions: z.string().optional(),
   max_output_tokens: z.int().min(1).optional(),
   metadata: z.record(z.string(), z.unknown()).optional(),
+  text: z.looseObject({ format: flatFormat.nullish() }).optional(),
   stream: z.boolean().optional(),
   ...{ temperature, top_p, seed },
   ...termFields,
@@ -68,6 +71,7 @@ export const responses: Endpoint = {
     const fields = await readBody<Body>(request, body, limits.bodyBytes);
     const model = servedName(context, fields.model);
     refuseUnsupported({ ...fields }, RESPONSES_FIELDS);
+    const format = fields.text?.format ?? { type: "text" };
     const job: Omit<GenerationJob, "signal"> = {
       operation: "chat",
       model,
@@ -82,6 +86,7 @@ export const responses: Endpoint = {
         ),
         maxTokens: mostTokens(llm, fields.max_output_tokens),
       },
+      asked: formatOf("text.format", format),
       terms: termsOf(fields, client),
     };
     const ids = { response: newId("resp"), message: newId("msg") };
@@ -106,7 +111,7 @@ export const responses: Endpoint = {
       previous_response_id: null,
       store: false,
       temperature: fields.temperature ?? llm.defaults.temperature ?? 1,
-      text: { format: { type: "text" } },
+      text: { format },
       tool_choice: "none",
       tools: [],
       top_p: fields.top_p ?? llm.defaults.topP ?? 1,

@@ -15,17 +15,9 @@ const never: Harmless = () => false;
 const off: Harmless = (value) => value === false;
 const empty: Harmless = (value) => Array.isArray(value) && value.length === 0;
 const among = (...values: unknown[]): Harmless => (value) => values.includes(value);
-const ofType = (type: string): Harmless => (value) =>
-  typeof value === "object" && (value as { type?: unknown }).type === type;
 
-/** Structured output and tools: what constrains tokens comes here out of the list and into the job. */
-const CONSTRAINTS: Record<string, Harmless> = {
-  response_format: ofType("text"),
-  structured_outputs: never,
-  guided_json: never,
-  guided_regex: never,
-  guided_choice: never,
-  guided_grammar: never,
+/** Tools. */
+const TOOLS: Record<string, Harmless> = {
   tools: (value, body) => empty(value, body) || body.tool_choice === "none",
   tool_choice: among("none", "auto"),
   functions: (value, body) => empty(value, body) || body.function_call === "none",
@@ -34,7 +26,8 @@ const CONSTRAINTS: Record<string, Harmless> = {
 
 /** Of both endpoints that OpenAI has for prompts. */
 const PROMPT_FIELDS: Record<string, Harmless> = {
-  ...CONSTRAINTS,
+  ...TOOLS,
+  guided_whitespace_pattern: never,
   best_of: (value, { n }) => value === 1 || value === (n ?? 1),
   use_beam_search: off,
   length_penalty: among(1),
@@ -72,11 +65,7 @@ export const COMPLETION_FIELDS: Record<string, Harmless> = {
 
 /** Fields of /v1/responses. */
 export const RESPONSES_FIELDS: Record<string, Harmless> = {
-  ...CONSTRAINTS,
-  text: (value) => {
-    const format = (value as { format?: unknown }).format;
-    return format === undefined || format === null || ofType("text")(format, {});
-  },
+  ...TOOLS,
   previous_response_id: never,
   conversation: never,
   prompt: never,

@@ -26,6 +26,8 @@ export interface ControlMatch {
 export class ControlTokens {
   /** Finds a character with which one begins or ends, as UTF-16 units. */
   readonly edges: RegExp;
+  /** Their texts. */
+  readonly contents: readonly string[];
   readonly #all: Finder;
   /** Those that are not special: a tokenizer finds them in any text. */
   readonly #unspecial: Finder;
@@ -36,6 +38,7 @@ export class ControlTokens {
       content !== "" && (special || /^<.+>$/s.test(content))
     );
     const contents = tokens.map(({ content }) => content);
+    this.contents = contents;
     this.#all = new Finder(contents);
     this.#unspecial = new Finder(tokens.filter(({ special }) => !special).map((t) => t.content));
     const units = new Set(contents.flatMap((token) => [token[0]!, token.at(-1)!]));

@@ -340,6 +340,15 @@ export class Tokenizer {
   }
 
   /**
+   * The tokens that steer a model: special ones, and added ones in angle brackets.
+   *
+   * @returns Their ids, owned by the caller.
+   */
+  controlIds(): Set<number> {
+    return new Set(this.#controls.contents.map((token) => this.idOf(token)!));
+  }
+
+  /**
    * Whether an id is a special token, which `skipSpecialTokens` leaves out.
    *
    * @param id Any id.

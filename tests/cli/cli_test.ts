@@ -65,6 +65,26 @@ Deno.test("the same seed gives the same text", async () => {
   assert.deepEqual(await run(args), await run(args));
 });
 
+Deno.test("--json-schema, as a file or a text, and --regex say what is written", async () => {
+  const schema = JSON.stringify({ enum: ["boy", { girl: 1 }] });
+  const file = temporaryPath("schema.json");
+  await Deno.writeTextFile(file, schema);
+  const args = ["generate", "--json", "-t", "0", "-n", "90", STORY];
+  const written = async (...more: string[]) => {
+    const { stdout, stderr } = await run([...args, ...more]);
+    assert.equal(stderr, "");
+    return JSON.parse(stdout).outputs[0].text;
+  };
+  const text = await written("--json-schema", file);
+  assert(["boy", 1].includes(JSON.parse(text).girl ?? JSON.parse(text)));
+  assert.equal(await written("--json-schema", schema), text);
+  assert.match(await written("--regex", "[0-9]{3}"), /^[0-9]{3}$/);
+  const { code, stderr } = await run([...args, "--regex", "(["]);
+  assert.equal(code, 1);
+  assert.match(stderr, /^error: Cannot use structuredOutputs: .*unclosed/);
+  assert.equal((await run([...args, "--regex", "a", "--json-schema", file])).code, 2);
+});
+
 Deno.test("--stop takes one text each time, and leaves the prompt alone", async () => {
   const args = ["generate", "--json", "-t", "0", "-n", "24"];
   const [{ text }] = JSON.parse((await run([...args, STORY])).stdout).outputs;

@@ -153,9 +153,6 @@ Deno.test("what is not supported and would change the answer is 400 and names th
       messages: [{ role: "assistant", content: "", tool_calls: [{}] }],
     }],
     ["response_format", { response_format: { type: "json_schema", json_schema: {} } }],
-    ["response_format", { response_format: { type: "json_object" } }],
-    ["guided_choice", { guided_choice: ["a"] }],
-    ["structured_outputs", { structured_outputs: {} }],
     ["tools", { tools }],
     ["tools", { tools, tool_choice: "auto" }],
     ["tool_choice", { tool_choice: "required" }],
@@ -240,7 +237,7 @@ Deno.test("responses answer texts and conversations and keep nothing", async () 
     const [param, fields] of [
       ["previous_response_id", { previous_response_id: "r" }],
       ["tools", { tools: [{ type: "web_search" }] }],
-      ["text", { text: { format: { type: "json_schema" } } }],
+      ["text.format", { text: { format: { type: "json_schema" } } }],
       ["truncation", { truncation: "auto" }],
       ["background", { background: true }],
     ] as const

@@ -11,14 +11,19 @@ const QUESTION = "Who are you?";
 const PROMPT = "Once upon a time there was";
 
 const clients = [
-  { script: "openai.mjs", packages: ["openai@7.57.0"] },
+  { script: "openai.mjs", packages: ["openai@7.57.0", "zod@4.6.7"] },
   {
     script: "langchain.mjs",
     packages: ["@langchain/openai@1.6.0", "@langchain/deepseek@1.1.13", "@langchain/core@1.4.0"],
   },
   {
     script: "ai_sdk.mjs",
-    packages: ["ai@7.0.173", "@ai-sdk/openai-compatible@3.0.92", "@ai-sdk/deepseek@3.0.56"],
+    packages: [
+      "ai@7.0.173",
+      "@ai-sdk/openai-compatible@3.0.92",
+      "@ai-sdk/deepseek@3.0.56",
+      "zod@4.6.7",
+    ],
   },
 ];
 

@@ -3,11 +3,19 @@ import assert from "node:assert/strict";
 import process from "node:process";
 import { createDeepSeek } from "@ai-sdk/deepseek";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { generateText, streamText } from "ai";
+import { generateObject, generateText, streamText } from "ai";
+import { z } from "zod";
 
 const { address, key: apiKey, model, question, answer } = JSON.parse(process.argv[2]);
 const baseURL = `${address}/v1`;
 const compatible = createOpenAICompatible({ name: "hybridseek", baseURL, apiKey, includeUsage: true });
+const schema = z.object({ name: z.string().max(12), age: z.number().int().min(0).max(150) });
+const structured = createOpenAICompatible({ name: "hybridseek", baseURL, apiKey, supportsStructuredOutputs: true });
+const { object } = await generateObject({
+  ...{ model: structured(model), prompt: question, schema, temperature: 0, maxOutputTokens: 900, maxRetries: 0 },
+});
+assert.deepEqual(schema.parse(object), object);
+
 const models = [compatible(model), createDeepSeek({ baseURL, apiKey })(model)];
 for (const model of models) {
   const options = { model, prompt: question, temperature: 0, maxOutputTokens: 24, maxRetries: 0 };

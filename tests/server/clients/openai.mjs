@@ -2,6 +2,8 @@
 import assert from "node:assert/strict";
 import process from "node:process";
 import OpenAI from "openai";
+import { zodResponseFormat, zodTextFormat } from "openai/helpers/zod";
+import { z } from "zod";
 
 const { address, key, question, answer, prompt, story } = JSON.parse(process.argv[2]);
 const client = new OpenAI({ baseURL: `${address}/v1`, apiKey: key, maxRetries: 0 });
@@ -34,6 +36,25 @@ assert.deepEqual(usage.completion_tokens, whole.usage.completion_tokens);
 const runner = client.chat.completions.stream({ ...chat, n: 2, seed: 1 });
 const final = await runner.finalChatCompletion();
 assert.deepEqual(final.choices.map(({ message }) => message.content), [answer, answer]);
+
+// The client makes the schema, and checks what comes of it.
+const Person = z.object({
+  name: z.string().max(12),
+  age: z.number().int().min(0).max(150),
+  pets: z.array(z.enum(["cat", "dog"])).max(2),
+  home: z.object({ town: z.string().max(9).nullable() }),
+});
+const bounded = { ...chat, temperature: 0, max_tokens: 900 };
+const parsed = await client.chat.completions.parse({
+  ...{ ...bounded, response_format: zodResponseFormat(Person, "person") },
+});
+assert.deepEqual(Person.parse(parsed.choices[0].message.parsed), parsed.choices[0].message.parsed);
+assert.deepEqual(Object.keys(parsed.choices[0].message.parsed), ["name", "age", "pets", "home"]);
+const parsedResponse = await client.responses.parse({
+  ...{ model, input: question, temperature: 0, max_output_tokens: 900 },
+  text: { format: zodTextFormat(Person, "person") },
+});
+assert.deepEqual(parsedResponse.output_parsed, parsed.choices[0].message.parsed);
 
 const completion = await client.completions.create({
   ...{ model, prompt: [prompt, prompt], temperature: 0, max_tokens: 12 },
