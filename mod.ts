@@ -42,5 +42,7 @@ export type { ChatContentPart, ChatMessage } from "./src/text/chat_message.ts";
 export * from "./src/text/detokenizer.ts";
 export * from "./src/text/stop_strings.ts";
 export * from "./src/text/tokenizer.ts";
+export type { ToolCallDelta } from "./src/text/tool_call_text.ts";
+export type { FunctionTool, ToolCall } from "./src/text/tool_format.ts";
 export type { TokenizerConfig } from "./src/text/tokenizer_config.ts";
 export { provideWasmModule, type WasmModuleName } from "./src/wasm_module.ts";

@@ -8,8 +8,10 @@ import type { GeneratedChoice } from "./engine/generation.ts";
 import type { CompletionOutput, RequestOutput, StreamEvent, TokenLogprobs } from "./outputs.ts";
 import type { ResolvedSamplingParams } from "./sampling_params.ts";
 import type { SampledToken } from "./sampling/sampler.ts";
-import { CompletionText } from "./text/completion_text.ts";
+import { CompletionText, type GrownText } from "./text/completion_text.ts";
 import type { Tokenizer } from "./text/tokenizer.ts";
+import { ToolCallText } from "./text/tool_call_text.ts";
+import type { ToolCall, ToolFormat } from "./text/tool_format.ts";
 
 /** Told of every token and of every end. */
 export type CompletionListener = (event: StreamEvent) => void;
@@ -26,6 +28,8 @@ export interface CompletionOptions {
   eosTokenIds: readonly number[];
   /** Makes text; without one there is none. */
   tokenizer: Tokenizer | undefined;
+  /** How tools are called, where there are any. */
+  tools: ToolFormat | undefined;
   /** Told of every token and of every end. */
   listener: CompletionListener | undefined;
 }
@@ -33,16 +37,15 @@ export interface CompletionOptions {
 /** One request. */
 export class Completion {
   readonly #options: CompletionOptions;
-  readonly #texts: (CompletionText | undefined)[];
+  readonly #texts: (CompletionText | ToolCallText | undefined)[];
 
   /** @param options What is to be completed. */
   constructor(options: CompletionOptions) {
-    const { params, tokenizer } = options;
+    const { params, tokenizer, tools } = options;
+    const text = (tokenizer: Tokenizer) =>
+      tools ? new ToolCallText(tokenizer, params, tools) : new CompletionText(tokenizer, params);
     this.#options = options;
-    this.#texts = Array.from(
-      { length: params.n },
-      () => tokenizer && new CompletionText(tokenizer, params),
-    );
+    this.#texts = Array.from({ length: params.n }, () => tokenizer && text(tokenizer));
   }
 
   /**
@@ -61,8 +64,13 @@ export class Completion {
       ...options,
       onToken: (choice, token, ends) => this.#takeToken(choice, token, ends),
       onFinish: (choice) => {
-        const text = this.#texts[choice.index]?.finish() ?? "";
-        listener?.({ index: choice.index, text, tokenIds: [], ...this.#ending(choice) });
+        const rest = this.#texts[choice.index]?.finish(choice.finishReason === "stop");
+        listener?.({
+          index: choice.index,
+          ...piecesOf(rest),
+          tokenIds: [],
+          ...this.#ending(choice),
+        });
       },
     });
     const seed = BigInt.asIntN(54, params.seed) === params.seed ? Number(params.seed) : params.seed;
@@ -85,7 +93,7 @@ export class Completion {
     const grown = silent ? undefined : this.#texts[choice]?.push(token.tokenId);
     listener?.({
       index: choice,
-      text: grown?.text ?? "",
+      ...piecesOf(grown),
       tokenIds: [token.tokenId],
       ...(params.logprobs !== undefined && { logprobs: [this.#logprobs(token)] }),
     });
@@ -97,6 +105,7 @@ export class Completion {
     return {
       index,
       text: this.#texts[index]?.text ?? "",
+      ...(this.#calls(index).length > 0 && { toolCalls: [...this.#calls(index)] }),
       tokenIds: tokens.map(({ tokenId }) => tokenId),
       cumulativeLogprob: tokens.reduce((sum, { logprob }) => sum + logprob, 0),
       ...(this.#options.params.logprobs !== undefined && {
@@ -106,8 +115,16 @@ export class Completion {
     };
   }
 
-  #ending({ finishReason, stopReason }: GeneratedChoice) {
+  #ending({ index, finishReason, stopReason }: GeneratedChoice): Ending {
+    const ended = finishReason === "stop" &&
+      (stopReason === undefined || stopReason === this.#options.tools?.callEnd);
+    if (ended && this.#calls(index).length > 0) return { finishReason: "tool_calls" };
     return { finishReason: finishReason!, ...(stopReason !== undefined && { stopReason }) };
+  }
+
+  #calls(index: number): readonly ToolCall[] {
+    const text = this.#texts[index];
+    return text instanceof ToolCallText ? text.toolCalls : [];
   }
 
   #logprobs({ tokenId, logprob, rank, top = [] }: SampledToken): TokenLogprobs {
@@ -122,4 +139,11 @@ export class Completion {
       top: top.map(({ tokenId, logprob }) => named(tokenId, logprob)),
     };
   }
+}
+
+type Ending = Pick<CompletionOutput, "finishReason" | "stopReason">;
+
+/** What an event says of a text that grew. */
+function piecesOf({ text, toolCalls = [] }: GrownText = { text: "" }) {
+  return { text, ...(toolCalls.length > 0 && { toolCalls }) };
 }

@@ -22,9 +22,22 @@ import {
 import { Sampler } from "./sampling/sampler.ts";
 import type { ChatMessage } from "./text/chat_message.ts";
 import type { ChatTemplateOptions, Tokenizer } from "./text/tokenizer.ts";
+import { checkTools, type FunctionTool, hasCalls, ToolFormat } from "./text/tool_format.ts";
+
+/** What a model may call while it answers. */
+export interface ToolOptions {
+  /**
+   * Functions that it may call, if it knows tools: then its calls are in the output's `toolCalls`. An
+   * assistant's message has them as `tool_calls`, and messages with role `tool` bring the results.
+   */
+  readonly tools?: readonly FunctionTool[];
+  /** Whether it may make several calls at once. Default true; if false, it ends with the first. */
+  readonly parallelToolCalls?: boolean;
+}
 
 /** A conversation, which the model's chat template turns into a prompt. */
-export interface ChatPrompt extends Omit<ChatTemplateOptions, "chatTemplate"> {
+export interface ChatPrompt
+  extends Omit<ChatTemplateOptions, "chatTemplate" | "tools">, ToolOptions {
   /** The messages, in order. Tokens that steer the model are text in them. */
   readonly messages: readonly ChatMessage[];
   /** Whether the model is to answer. Default true, unless it goes on with the last message. */
@@ -50,6 +63,9 @@ export type Prompt =
 
 /** Options of a call: how its requests are to be treated. */
 export type CallOptions = RequestOptions;
+
+/** Options of {@linkcode LLM.chat}. */
+export interface ChatOptions extends CallOptions, ToolOptions {}
 
 /** What {@linkcode LLM.forward} computes. */
 export interface ForwardOutput {
@@ -86,6 +102,8 @@ export class LLM {
   readonly #opened: OpenedModel;
   /** Whether computed prompts are kept. */
   readonly #caches: boolean;
+  /** How the model calls tools; found out when it is asked for. */
+  #tools: ToolFormat | undefined;
 
   private constructor(opened: OpenedModel, options: OpenOptions) {
     const { spec, backend, tokenizer, config } = opened;
@@ -241,15 +259,16 @@ export class LLM {
    *
    * @param conversations One conversation, a list of messages, or a list of conversations.
    * @param params See {@linkcode generate}.
-   * @param options Priority, salt, time limit, abort.
+   * @param options Tools; priority, salt, time limit, abort.
    * @returns One result per conversation, in order.
    * @throws {UnsupportedError} If the package has no tokenizer or no chat template.
+   * @throws {InvalidArgumentError} If there are tools, calls or results, and the model knows no tools.
    * @throws Otherwise as {@linkcode generate} does.
    */
   async chat(
     conversations: readonly ChatMessage[] | readonly (readonly ChatMessage[])[],
     params?: SamplingParams | readonly SamplingParams[],
-    options: CallOptions = {},
+    { tools, parallelToolCalls, ...options }: ChatOptions = {},
   ): Promise<RequestOutput[]> {
     if (!Array.isArray(conversations)) {
       throw new InvalidArgumentError(
@@ -258,7 +277,8 @@ export class LLM {
       );
     }
     const list = isConversationList(conversations) ? conversations : [conversations];
-    return await this.generate(list.map((messages) => ({ messages })), params, options);
+    const prompts = list.map((messages) => ({ messages, tools, parallelToolCalls }));
+    return await this.generate(prompts, params, options);
   }
 
   /**
@@ -377,21 +397,25 @@ export class LLM {
   }
 
   #completion(prompt: Prompt, params: SamplingParams | undefined, listener?: CompletionListener) {
-    const resolved = resolveSamplingParams(params, this.#config.defaults);
+    const { text, tokenIds, tools, oneCall } = this.#encode(prompt);
+    const given = resolveSamplingParams(params, this.#config.defaults);
+    const resolved = oneCall
+      ? { ...given, stopTokenIds: [...given.stopTokenIds, tools!.callEnd] }
+      : given;
     checkAgainstVocabulary(resolved, this.spec.vocabSize);
     if (resolved.stop.length > 0) void this.tokenizer; // throws where there is none
-    const { text, tokenIds } = this.#encode(prompt);
     return new Completion({
       prompt: text,
       promptTokenIds: tokenIds,
       params: resolved,
       eosTokenIds: this.#config.eosTokenIds,
       tokenizer: resolved.detokenize ? this.#tokenizer : undefined,
+      tools,
       listener,
     });
   }
 
-  #encode(prompt: Prompt): { text?: string; tokenIds: number[] } {
+  #encode(prompt: Prompt): EncodedPrompt {
     if (typeof prompt === "string") {
       const tokenIds = this.tokenizer.encode(prompt);
       return { text: prompt, tokenIds: this.#checkTokenIds("prompt", tokenIds) };
@@ -401,10 +425,17 @@ export class LLM {
         return { tokenIds: this.#checkTokenIds("promptTokenIds", prompt.promptTokenIds) };
       }
       if ("messages" in prompt) {
-        const { messages, ...given } = prompt;
-        const options = { addGenerationPrompt: !given.continueFinalMessage, ...given };
+        const { tools: given = [], parallelToolCalls = true, ...rest } = prompt;
+        const format = this.#toolsFor(rest.messages, given);
+        const { messages, ...options } = {
+          addGenerationPrompt: !rest.continueFinalMessage,
+          ...rest,
+          ...format?.dialogue(rest.messages, given),
+        };
         const text = this.tokenizer.applyChatTemplate(messages, { ...options, tokenize: false });
-        return { text, tokenIds: this.tokenizer.applyChatTemplate(messages, options) };
+        const tokenIds = this.tokenizer.applyChatTemplate(messages, options);
+        if (given.length === 0) return { text, tokenIds };
+        return { text, tokenIds, tools: format, oneCall: !parallelToolCalls };
       }
       if (typeof prompt.prefix === "string" && typeof prompt.suffix === "string") {
         return { tokenIds: this.tokenizer.encodeFim(prompt.prefix, prompt.suffix) };
@@ -413,6 +444,21 @@ export class LLM {
     throw new InvalidArgumentError(
       "prompt",
       "Cannot use the prompt: it must be a text, { promptTokenIds }, { messages } or { prefix, suffix }.",
+    );
+  }
+
+  /** The model's way with tools, where a conversation has any. */
+  #toolsFor(
+    messages: readonly ChatMessage[],
+    tools: readonly FunctionTool[],
+  ): ToolFormat | undefined {
+    const field = checkTools(tools).length > 0 ? "tools" : fieldOfTools(messages);
+    if (field === undefined) return undefined;
+    this.#tools ??= ToolFormat.of(this.tokenizer);
+    if (this.#tools) return this.#tools;
+    throw new InvalidArgumentError(
+      field,
+      `Cannot use ${field}: the model knows no tools, by its chat template and its tokens; leave it out.`,
     );
   }
 
@@ -434,6 +480,27 @@ export class LLM {
     }
     return [...tokenIds];
   }
+}
+
+/** A prompt as the engine takes it. */
+interface EncodedPrompt {
+  /** Where it was given as text, or became one. */
+  text?: string;
+  tokenIds: number[];
+  /** How tools are called, where there are any. */
+  tools?: ToolFormat;
+  /** Whether the first call is the last. */
+  oneCall?: boolean;
+}
+
+/** The field of a message that needs a model which knows tools. */
+function fieldOfTools(messages: readonly ChatMessage[]): string | undefined {
+  if (!Array.isArray(messages)) return undefined; // the template's to refuse
+  for (const [index, message] of messages.entries()) {
+    if (hasCalls(message)) return `messages[${index}].tool_calls`;
+    if (message?.role === "tool") return `messages[${index}].role`;
+  }
+  return undefined;
 }
 
 function isPromptList(prompts: Prompt | readonly Prompt[]): prompts is readonly Prompt[] {
