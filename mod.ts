@@ -19,6 +19,7 @@ export type { OrtModule, OrtSession, OrtTensor } from "./src/backend/ort.ts";
 export type { EngineBuild } from "./src/backend/wasm/engine_module.ts";
 export type { CacheType } from "./src/backend/wasm/opcodes.ts";
 export type { EngineStats } from "./src/engine/engine.ts";
+export type { ExpertLoadEntropy } from "./src/engine/expert_load.ts";
 export type {
   EngineOptions,
   RequestOptions,
@@ -32,7 +33,7 @@ export type { DirectoryHandle } from "./src/files/handle_source.ts";
 export type { ModelLocation } from "./src/files/open_source.ts";
 export * from "./src/inspect.ts";
 export * from "./src/llm.ts";
-export type { CacheSpec, ModelSpec } from "./src/model_spec.ts";
+export type { CacheSpec, ExpertLayer, ModelSpec } from "./src/model_spec.ts";
 export type { OpenOptions } from "./src/open_model.ts";
 export type { DataType } from "./src/onnx/data_type.ts";
 export * from "./src/outputs.ts";

@@ -112,7 +112,8 @@ export class LLM {
     this.contextLength = backend.limits.contextLength;
     this.#tokenizer = tokenizer;
     this.#config = config;
-    this.#engine = new Engine(backend, new Sampler(spec.vocabSize), spec.vocabSize, options);
+    const { vocabSize, expertLayers } = spec;
+    this.#engine = new Engine(backend, new Sampler(vocabSize), vocabSize, options, expertLayers);
     this.#opened = opened;
     this.#caches = options.enablePrefixCaching ?? true;
   }

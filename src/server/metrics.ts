@@ -50,6 +50,19 @@ export class Metrics {
   constructor(read: { requests: () => number; llm: () => LLM; more?: () => Promise<string> }) {
     this.#more = read.more;
     this.#readLater("requests_in_flight", "Requests that run or wait.", read.requests);
+    const expertLoad = () => read.llm().stats().expertLoad;
+    if (expertLoad().length > 0) {
+      new Gauge({
+        ...this.#named("expert_load_entropy"),
+        help: "How evenly a layer's experts were used lately: 1 is all equally, 0 is one alone.",
+        labelNames: ["layer"],
+        collect() {
+          for (const { layer, entropy } of expertLoad()) {
+            if (entropy !== undefined) this.set({ layer }, entropy);
+          }
+        },
+      });
+    }
     for (const [name, { help, value }] of Object.entries(engineFigures)) {
       if (value(read.llm()) !== undefined) this.#readLater(name, help, () => value(read.llm())!);
     }

@@ -5,6 +5,7 @@
  */
 import type { Backend, BlockCopies } from "../../src/backend/backend.ts";
 import type { StepLimits, StepPlan } from "../../src/backend/step_plan.ts";
+import type { ExpertLayer } from "../../src/model_spec.ts";
 import type { EngineOptions } from "../../src/engine/engine_options.ts";
 import { LLM } from "../../src/llm.ts";
 import { Tokenizer } from "../../src/text/tokenizer.ts";
@@ -19,6 +20,10 @@ export interface Script {
   logits?: Float32Array;
   /** The token that follows a sequence, in place of `logits`. @param tokenIds The sequence so far. */
   next?(tokenIds: number[]): number;
+  /** Layers with experts. Default: none. */
+  expertLayers?: ExpertLayer[];
+  /** The experts that a step chooses in a layer, [T, K]. */
+  experts?(output: string, plan: StepPlan): Int32Array;
   /** How requests share the model. */
   engine?: EngineOptions;
   /** Changes the text of the tokenizer's file. */
@@ -46,7 +51,7 @@ const MOST_ROWS = 256;
 
 /** Opens one. */
 export function scriptedModel(script: Script = {}): ScriptedModel {
-  const { step, limits = {}, logits, next, engine = {}, chatTemplate } = script;
+  const { step, limits = {}, logits, next, engine = {}, chatTemplate, expertLayers = [] } = script;
   const { tokenizerJson = (json: string) => json } = script;
   const read = (name: string) =>
     Deno.readTextFileSync(new URL(`../../models/reference/${name}`, import.meta.url));
@@ -79,15 +84,16 @@ export function scriptedModel(script: Script = {}): ScriptedModel {
     async run(plan) {
       await step?.(plan);
       scripted.steps++;
+      const output = (name: string) => script.experts?.(name, plan);
       if (memory) {
         const logits = new Float32Array(plan.logitRows.length * vocabSize);
         for (const [row, tokenIds] of memory.take(plan).entries()) {
           logits[row * vocabSize + next(tokenIds)] = 50;
         }
-        return { logits, output: () => undefined };
+        return { logits, output };
       }
       const logits = rows.subarray(0, plan.logitRows.length * vocabSize);
-      return { logits, output: () => undefined };
+      return { logits, output };
     },
     cacheLayout: "none",
     blockBytes: 0,
@@ -98,7 +104,7 @@ export function scriptedModel(script: Script = {}): ScriptedModel {
   };
   const spec = {
     ...{ architecture: "script", weights: "none", vocabSize, contextLength: 2048 },
-    ...{ caches: [], cacheBytesPerToken: 0 },
+    ...{ caches: [], cacheBytesPerToken: 0, expertLayers },
   };
   const config = {
     defaults: { temperature: 0 },
