@@ -145,6 +145,11 @@ export class LLM {
     return this.#engine.expertStats;
   }
 
+  /** What every call is refused with from now on: the model failed or was closed. `undefined` while it runs. */
+  get failure(): unknown {
+    return this.#engine.failure;
+  }
+
   /**
    * What the model is doing and has done, all calls together.
    *

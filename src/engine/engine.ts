@@ -191,6 +191,11 @@ export class Engine {
     return this.#backend.expertStats;
   }
 
+  /** Why nothing can run any more; `undefined` while all is well. */
+  get failure(): unknown {
+    return this.#failure;
+  }
+
   /** Ends all requests with finish reason `abort` or an error, and closes the backend. */
   async close(): Promise<void> {
     this.#fail(

@@ -45,10 +45,23 @@ export class Metrics {
   );
 
   /**
-   * @param read What is only known when it is asked for: requests on their way, the model, further lines.
+   * @param read What is only known when it is asked for: requests on their way, the model, how often it
+   *   failed and whether it runs, further lines.
    */
-  constructor(read: { requests: () => number; llm: () => LLM; more?: () => Promise<string> }) {
+  constructor(read: {
+    requests: () => number;
+    llm: () => LLM;
+    failures: () => number;
+    ready: () => boolean;
+    more?: () => Promise<string>;
+  }) {
     this.#more = read.more;
+    this.#readLater("model_failures_total", "How often the model failed.", read.failures);
+    this.#readLater(
+      "model_ready",
+      "1 if the model runs, 0 if it failed.",
+      () => Number(read.ready()),
+    );
     this.#readLater("requests_in_flight", "Requests that run or wait.", read.requests);
     const expertLoad = () => read.llm().stats().expertLoad;
     if (expertLoad().length > 0) {

@@ -21,7 +21,7 @@ import { Metrics, metrics } from "./metrics.ts";
 import { modelByName, models } from "./models.ts";
 import { PAGE_PATHS, pageFile } from "./page.ts";
 import { responses } from "./responses.ts";
-import { type Reopen, ServingModel } from "./serving_model.ts";
+import { type Reopen, type ReopenTerms, ServingModel } from "./serving_model.ts";
 import { tokenize } from "./tokenize.ts";
 import { tokenizerInfo } from "./tokenizer_info.ts";
 
@@ -35,6 +35,8 @@ export interface ServerOptions extends GateOptions {
   corsOrigins?: readonly string[];
   /** Opens the model again after it failed, closing the failed one first. Default: it stays failed. */
   reopen?: Reopen;
+  /** How often that is tried, and after how long. Default: five times, within 15 seconds. */
+  reopenTerms?: ReopenTerms;
   /** Further lines of /metrics, in Prometheus' text format: the process's own figures, for example. */
   moreMetrics?(): Promise<string>;
   /** Told of every failure that is the server's own. Default: nobody is. */
@@ -101,7 +103,7 @@ export function createServer(llm: LLM, options: ServerOptions = {}): Server {
   const { names = ["hybridseek"], corsOrigins = [], onError = () => {} } = options;
   if (names.length === 0) throw new RangeError("A server needs a name for its model.");
   const limits = { ...defaultLimits, ...options.limits };
-  const model = new ServingModel(llm, options.reopen, onError);
+  const model = new ServingModel(llm, options.reopen, onError, options.reopenTerms);
   const admission = new Admission(limits);
   const context: ServerContext = {
     get llm() {
@@ -114,13 +116,15 @@ export function createServer(llm: LLM, options: ServerOptions = {}): Server {
     metrics: new Metrics({
       requests: () => admission.requests,
       llm: () => model.described,
+      failures: () => model.failures,
+      ready: () => model.unready === undefined,
       more: options.moreMetrics,
     }),
     unready: () => admission.closed ? "the server is stopping" : model.unready,
     errorOf(error) {
       const told = apiErrorOf(error);
       if (told.status === 500) onError(error);
-      model.heed(error);
+      model.check();
       return told;
     },
   };
@@ -169,7 +173,10 @@ export function createServer(llm: LLM, options: ServerOptions = {}): Server {
   }
   return {
     fetch: async (request) => await app.fetch(request),
-    drain: () => admission.close(),
+    drain() {
+      model.stop();
+      return admission.close();
+    },
   };
 }
 
