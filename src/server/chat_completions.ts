@@ -78,7 +78,7 @@ export const chatCompletions: Endpoint = {
       schema: z.looseObject({ object: z.literal("chat.completion") }),
       stream: true,
     },
-    refusals: [404, 429, 503],
+    refusals: [404, 429, 503, 504],
   }),
   async answer({ request, client }, context) {
     const { llm, limits } = context;
@@ -105,7 +105,7 @@ export const chatCompletions: Endpoint = {
         maxTokens,
         logprobs: wanted ? top_logprobs : undefined,
       },
-      terms: termsOf(fields, client),
+      terms: termsOf(fields, client, limits),
     };
     const head = {
       id: `chatcmpl-${crypto.randomUUID().replaceAll("-", "")}`,

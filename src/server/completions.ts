@@ -72,7 +72,7 @@ export const completions: Endpoint = {
       schema: z.looseObject({ object: z.literal("text_completion") }),
       stream: true,
     },
-    refusals: [404, 429, 503],
+    refusals: [404, 429, 503, 504],
   }),
   async answer({ request, client }, context) {
     const { llm, limits } = context;
@@ -112,7 +112,7 @@ export const completions: Endpoint = {
         logprobs,
         promptLogprobs: scored ? logprobs : undefined,
       },
-      terms: termsOf(fields, client),
+      terms: termsOf(fields, client, limits),
     };
     const head = {
       id: `cmpl-${crypto.randomUUID().replaceAll("-", "")}`,

@@ -209,7 +209,7 @@ Deno.test("/openapi.json describes every endpoint and its refusals", async () =>
   assert.deepEqual(Object.keys(paths).sort(), wanted.sort());
   const { requestBody, responses } = paths["/v1/completions"].post;
   assert(requestBody.required);
-  for (const status of [200, 400, 401, 403, 404, 413, 415, 429, 500, 503]) {
+  for (const status of [200, 400, 401, 403, 404, 413, 415, 429, 500, 503, 504]) {
     assert(responses[status]);
   }
 });
