@@ -44,6 +44,6 @@ export * from "./src/text/detokenizer.ts";
 export * from "./src/text/stop_strings.ts";
 export * from "./src/text/tokenizer.ts";
 export type { ToolCallDelta } from "./src/text/tool_call_text.ts";
-export type { FunctionTool, ToolCall } from "./src/text/tool_format.ts";
+export type { FunctionTool, ToolCall, ToolChoice } from "./src/text/tool_format.ts";
 export type { TokenizerConfig } from "./src/text/tokenizer_config.ts";
 export { provideWasmModule, type WasmModuleName } from "./src/wasm_module.ts";

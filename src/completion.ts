@@ -11,7 +11,7 @@ import type { SampledToken } from "./sampling/sampler.ts";
 import { CompletionText, type GrownText } from "./text/completion_text.ts";
 import type { Tokenizer } from "./text/tokenizer.ts";
 import { ToolCallText } from "./text/tool_call_text.ts";
-import type { ToolCall, ToolFormat } from "./text/tool_format.ts";
+import type { ToolCall, ToolsInUse } from "./text/tool_format.ts";
 
 /** Told of every token and of every end. */
 export type CompletionListener = (event: StreamEvent) => void;
@@ -29,7 +29,7 @@ export interface CompletionOptions {
   /** Makes text; without one there is none. */
   tokenizer: Tokenizer | undefined;
   /** How tools are called, where there are any. */
-  tools: ToolFormat | undefined;
+  tools: ToolsInUse | undefined;
   /** Told of every token and of every end. */
   listener: CompletionListener | undefined;
 }
@@ -117,7 +117,7 @@ export class Completion {
 
   #ending({ index, finishReason, stopReason }: GeneratedChoice): Ending {
     const ended = finishReason === "stop" &&
-      (stopReason === undefined || stopReason === this.#options.tools?.callEnd);
+      (stopReason === undefined || stopReason === this.#options.tools?.format.callEnd);
     if (ended && this.#calls(index).length > 0) return { finishReason: "tool_calls" };
     return { finishReason: finishReason!, ...(stopReason !== undefined && { stopReason }) };
   }

@@ -22,7 +22,15 @@ import {
 import { Sampler } from "./sampling/sampler.ts";
 import type { ChatMessage } from "./text/chat_message.ts";
 import type { ChatTemplateOptions, Tokenizer } from "./text/tokenizer.ts";
-import { checkTools, type FunctionTool, hasCalls, ToolFormat } from "./text/tool_format.ts";
+import {
+  checkToolChoice,
+  checkTools,
+  type FunctionTool,
+  hasCalls,
+  type ToolChoice,
+  ToolFormat,
+  type ToolsInUse,
+} from "./text/tool_format.ts";
 
 /** What a model may call while it answers. */
 export interface ToolOptions {
@@ -31,6 +39,11 @@ export interface ToolOptions {
    * assistant's message has them as `tool_calls`, and messages with role `tool` bring the results.
    */
   readonly tools?: readonly FunctionTool[];
+  /**
+   * Whether it must call one: its answer is begun for it then. What follows is its own: nothing holds the
+   * name, unless it was given, or the arguments to the functions there are. Default `auto`.
+   */
+  readonly toolChoice?: ToolChoice;
   /** Whether it may make several calls at once. Default true; if false, it ends with the first. */
   readonly parallelToolCalls?: boolean;
 }
@@ -274,7 +287,7 @@ export class LLM {
   async chat(
     conversations: readonly ChatMessage[] | readonly (readonly ChatMessage[])[],
     params?: SamplingParams | readonly SamplingParams[],
-    { tools, parallelToolCalls, ...options }: ChatOptions = {},
+    { tools, toolChoice, parallelToolCalls, ...options }: ChatOptions = {},
   ): Promise<RequestOutput[]> {
     if (!Array.isArray(conversations)) {
       throw new InvalidArgumentError(
@@ -283,7 +296,8 @@ export class LLM {
       );
     }
     const list = isConversationList(conversations) ? conversations : [conversations];
-    const prompts = list.map((messages) => ({ messages, tools, parallelToolCalls }));
+    const toolOptions = { tools, toolChoice, parallelToolCalls };
+    const prompts = list.map((messages) => ({ messages, ...toolOptions }));
     return await this.generate(prompts, params, options);
   }
 
@@ -406,7 +420,7 @@ export class LLM {
     const { text, tokenIds, tools, oneCall } = this.#encode(prompt);
     const given = resolveSamplingParams(params, this.#config.defaults);
     const resolved = oneCall
-      ? { ...given, stopTokenIds: [...given.stopTokenIds, tools!.callEnd] }
+      ? { ...given, stopTokenIds: [...given.stopTokenIds, tools!.format.callEnd] }
       : given;
     checkAgainstVocabulary(resolved, this.spec.vocabSize);
     if (resolved.stop.length > 0) void this.tokenizer; // throws where there is none
@@ -431,7 +445,8 @@ export class LLM {
         return { tokenIds: this.#checkTokenIds("promptTokenIds", prompt.promptTokenIds) };
       }
       if ("messages" in prompt) {
-        const { tools: given = [], parallelToolCalls = true, ...rest } = prompt;
+        const { tools: given = [], toolChoice = "auto", parallelToolCalls = true, ...rest } =
+          prompt;
         const format = this.#toolsFor(rest.messages, given);
         const { messages, ...options } = {
           addGenerationPrompt: !rest.continueFinalMessage,
@@ -440,8 +455,15 @@ export class LLM {
         };
         const text = this.tokenizer.applyChatTemplate(messages, { ...options, tokenize: false });
         const tokenIds = this.tokenizer.applyChatTemplate(messages, options);
-        if (given.length === 0) return { text, tokenIds };
-        return { text, tokenIds, tools: format, oneCall: !parallelToolCalls };
+        const choice = checkToolChoice(toolChoice, given);
+        if (given.length === 0 || !format) return { text, tokenIds };
+        const begun = format.begin(choice);
+        return {
+          text: text + begun.text,
+          tokenIds: tokenIds.concat(begun.tokenIds),
+          tools: { format, begun: begun.tokenIds },
+          oneCall: !parallelToolCalls || typeof choice === "object",
+        };
       }
       if (typeof prompt.prefix === "string" && typeof prompt.suffix === "string") {
         return { tokenIds: this.tokenizer.encodeFim(prompt.prefix, prompt.suffix) };
@@ -493,8 +515,8 @@ interface EncodedPrompt {
   /** Where it was given as text, or became one. */
   text?: string;
   tokenIds: number[];
-  /** How tools are called, where there are any. */
-  tools?: ToolFormat;
+  /** The tools of the answer, where there are any. */
+  tools?: ToolsInUse;
   /** Whether the first call is the last. */
   oneCall?: boolean;
 }

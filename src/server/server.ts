@@ -39,7 +39,7 @@ export interface ServerOptions extends GateOptions {
   reopenTerms?: ReopenTerms;
   /** Further lines of /metrics, in Prometheus' text format: the process's own figures, for example. */
   moreMetrics?(): Promise<string>;
-  /** Told of every failure that is the server's own. Default: nobody is. */
+  /** Told of every failure that is the server's own, once however many requests it ends. Default: nobody is. */
   onError?(error: unknown): void;
 }
 
@@ -105,6 +105,7 @@ export function createServer(llm: LLM, options: ServerOptions = {}): Server {
   const limits = { ...defaultLimits, ...options.limits };
   const model = new ServingModel(llm, options.reopen, onError, options.reopenTerms);
   const admission = new Admission(limits);
+  let reported: unknown;
   const context: ServerContext = {
     get llm() {
       return model.llm;
@@ -123,7 +124,8 @@ export function createServer(llm: LLM, options: ServerOptions = {}): Server {
     unready: () => admission.closed ? "the server is stopping" : model.unready,
     errorOf(error) {
       const told = apiErrorOf(error);
-      if (told.status === 500) onError(error);
+      if (told.status === 500 && error !== reported) onError(error);
+      if (told.status === 500) reported = error;
       model.check();
       return told;
     },

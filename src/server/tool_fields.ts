@@ -13,8 +13,8 @@ import { list } from "./bounded.ts";
 export interface ToolFields {
   /** Functions that the model may call. */
   tools?: FunctionTool[];
-  /** Whether it may; what would force it is refused before. */
-  tool_choice?: unknown;
+  /** Whether it may, must not, must, or must call a certain one. */
+  tool_choice?: "auto" | "none" | "required" | { function: { name: string } };
   /** Whether it may make several calls at once. */
   parallel_tool_calls?: boolean;
 }
@@ -35,8 +35,12 @@ const tool = z.looseObject({
 });
 
 /** The fields for a schema. */
-export const toolFields: Record<"tools" | "parallel_tool_calls", z.ZodType> = {
+export const toolFields: Record<keyof ToolFields, z.ZodType> = {
   tools: list(tool, 0, MOST_TOOLS).optional(),
+  tool_choice: z.union([
+    z.enum(["auto", "none", "required"]),
+    z.looseObject({ type: z.literal("function"), function: z.looseObject({ name: z.string() }) }),
+  ]).optional(),
   parallel_tool_calls: z.boolean().optional(),
 };
 
@@ -58,9 +62,12 @@ export const toolCalls: z.ZodType = list(
  * @returns The library's options.
  * @throws {ApiError} 400 if arguments were to be held to their schema.
  */
-export function toolsOf({ tools = [], tool_choice, parallel_tool_calls }: ToolFields): ToolOptions {
+export function toolsOf(
+  { tools = [], tool_choice = "auto", parallel_tool_calls }: ToolFields,
+): ToolOptions {
   if (tool_choice === "none") return {};
   return {
+    toolChoice: typeof tool_choice === "object" ? { name: tool_choice.function.name } : tool_choice,
     tools: tools.map(({ function: { strict, ...called } }: Given, index) => {
       if (strict) {
         const param = `tools[${index}].function.strict`;

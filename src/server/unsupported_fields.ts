@@ -56,12 +56,11 @@ const INSTEAD: Record<string, string> = {
   best_of: "there is no choosing among more texts than are returned; use n",
   use_beam_search: "there is no beam search; use n",
   tools: 'no tools are called here; leave it out, or set tool_choice to "none"',
-  tool_choice: 'nothing makes the model call a tool; it can be "auto" or "none"',
   prompt_logprobs: "use /v1/completions with echo and logprobs",
   truncate_prompt_tokens: "prompts are never cut; shorten it",
 };
 
-const { tools: _, ...beside } = PROMPT_FIELDS;
+const { tools: _tools, tool_choice: _choice, ...beside } = PROMPT_FIELDS;
 /** Fields of /v1/chat/completions. */
 export const CHAT_FIELDS: Record<string, Harmless> = { ...beside, suffix: among("") };
 

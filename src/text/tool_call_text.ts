@@ -5,7 +5,7 @@
 import type { ResolvedSamplingParams } from "../sampling_params.ts";
 import { CompletionText, type GrownText } from "./completion_text.ts";
 import type { Tokenizer } from "./tokenizer.ts";
-import type { ToolCall, ToolFormat, ToolMarker } from "./tool_format.ts";
+import type { ToolCall, ToolFormat, ToolMarker, ToolsInUse } from "./tool_format.ts";
 
 /** A piece of a call that is being written. */
 export interface ToolCallDelta {
@@ -43,43 +43,51 @@ export class ToolCallText {
   #place: Place = "content";
   /** Text that is not settled yet: in arguments, what may be the closing fence. */
   #held = "";
+  /** What grew since it was last told. */
   #grown: Required<Omit<GrownText, "stop">> = { text: "", toolCalls: [] };
 
   /**
    * @param tokenizer The model's.
    * @param params What to leave out and where to stop; stop strings end calls, too.
-   * @param format Which tokens steer calls.
+   * @param tools How calls are written, and which one the prompt has begun.
    */
-  constructor(tokenizer: Tokenizer, params: ResolvedSamplingParams, format: ToolFormat) {
+  constructor(tokenizer: Tokenizer, params: ResolvedSamplingParams, tools: ToolsInUse) {
     this.#tokenizer = tokenizer;
     this.#params = params;
-    this.#markers = format.markers;
+    this.#markers = tools.format.markers;
     this.#piece = new CompletionText(tokenizer, params);
+    for (const tokenId of tools.begun) this.#add(tokenId);
   }
 
   /** Adds a token. @param tokenId It. @returns What grew. */
   push(tokenId: number): GrownText {
-    this.#grown = { text: "", toolCalls: [] };
-    const marker = this.#markers.get(tokenId);
-    if (marker === undefined) {
-      const { text, stop } = this.#piece.push(tokenId);
-      this.#take(text);
-      return { ...this.#grown, stop };
-    }
-    const { text, stop } = this.#piece.finish();
-    this.#take(text);
-    if (stop !== undefined) return { ...this.#grown, stop };
-    this.#piece = new CompletionText(this.#tokenizer, this.#params);
-    this.#mark(marker);
-    return this.#grown;
+    const stop = this.#add(tokenId);
+    return { ...this.#tell(), stop };
   }
 
   /** Ends the text. @param complete Whether the model ended it. @returns What was held back. */
   finish(complete: boolean): GrownText {
-    this.#grown = { text: "", toolCalls: [] };
     this.#take(this.#piece.finish().text);
     this.#close(complete);
-    return this.#grown;
+    return this.#tell();
+  }
+
+  #tell() {
+    const grown = this.#grown;
+    this.#grown = { text: "", toolCalls: [] };
+    return grown;
+  }
+
+  /** Adds a token. @returns The stop string that it completes, if it does. */
+  #add(tokenId: number): string | undefined {
+    const marker = this.#markers.get(tokenId);
+    const { text, stop } = marker ? this.#piece.finish() : this.#piece.push(tokenId);
+    this.#take(text);
+    if (marker && stop === undefined) {
+      this.#piece = new CompletionText(this.#tokenizer, this.#params);
+      this.#mark(marker);
+    }
+    return stop;
   }
 
   #mark(marker: ToolMarker) {

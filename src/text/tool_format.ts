@@ -37,6 +37,17 @@ export interface ToolCall {
   };
 }
 
+/** Whether the model must call a function: it may (`auto`), any one, or a certain one. */
+export type ToolChoice = "auto" | "required" | { readonly name: string };
+
+/** The tools of an answer. */
+export interface ToolsInUse {
+  /** How calls are written. */
+  format: ToolFormat;
+  /** What the prompt ends with of a call that must be made; it belongs to the answer. */
+  begun: readonly number[];
+}
+
 /** What a token that steers a call means. */
 export type ToolMarker = "callsBegin" | "callBegin" | "separator" | "callEnd" | "callsEnd";
 
@@ -61,8 +72,14 @@ export class ToolFormat {
   readonly #writesTools: boolean;
   /** Whether the template writes an assistant's text that stands beside its calls. */
   readonly #writesTextBesideCalls: boolean;
+  readonly #tokenizer: Tokenizer;
 
-  private constructor(markers: ReadonlyMap<number, ToolMarker>, render: Render) {
+  private constructor(
+    tokenizer: Tokenizer,
+    markers: ReadonlyMap<number, ToolMarker>,
+    render: Render,
+  ) {
+    this.#tokenizer = tokenizer;
     this.markers = markers;
     this.callEnd = [...markers].find(([, marker]) => marker === "callEnd")![0];
     this.#writesTools = render([user], [probeTool]).includes(PROBE);
@@ -93,7 +110,7 @@ export class ToolFormat {
     if (markers.size < Object.keys(MARKERS).length) return undefined;
     const text = render([user, calls, result]);
     const known = ["name", "arguments", "result"].every((what) => text.includes(what + PROBE));
-    return known ? new ToolFormat(markers, render) : undefined;
+    return known ? new ToolFormat(tokenizer, markers, render) : undefined;
   }
 
   /**
@@ -120,6 +137,20 @@ export class ToolFormat {
       ? [...content, { type: "text", text: `\n\n${text}` }]
       : `${content ?? ""}\n\n${text}`;
     return { messages: known.with(index, { ...system, content: longer }) };
+  }
+
+  /**
+   * Begins the call that must be made, so that the model can but go on with it.
+   *
+   * @param choice Which.
+   * @returns What the prompt ends with; nothing if no call must be made.
+   */
+  begin(choice: ToolChoice): { text: string; tokenIds: number[] } {
+    if (choice === "auto") return { text: "", tokenIds: [] };
+    const { callsBegin, callBegin, separator } = MARKERS;
+    const named = choice === "required" ? "" : `${choice.name}\n\`\`\`json\n`;
+    const text = `${callsBegin}${callBegin}function${separator}${named}`;
+    return { text, tokenIds: this.#tokenizer.encode(text, { addSpecialTokens: false }) };
   }
 
   /** A message as the template takes it: one without calls of its own, or with them and a null as its text. */
@@ -160,6 +191,28 @@ function descriptionOf(tools: readonly FunctionTool[]): string {
   );
   return "## Tools\n\n### Function\n\nYou have the following functions available:\n\n" +
     functions.join("\n");
+}
+
+/**
+ * Checks that a call which must be made can be.
+ *
+ * @param choice As the caller wrote it.
+ * @param tools The functions.
+ * @returns It.
+ * @throws {InvalidArgumentError} If there is no such function.
+ */
+export function checkToolChoice(choice: ToolChoice, tools: readonly FunctionTool[]): ToolChoice {
+  const names = tools.map(({ function: { name } }) => name);
+  const able = choice === "auto" || (choice === "required" && names.length > 0) ||
+    names.includes((choice as { name?: string } | null)?.name!);
+  if (able) return choice;
+  const known = names.map((name) => `{ name: "${name}" }`);
+  throw new InvalidArgumentError(
+    "toolChoice",
+    `Cannot use toolChoice: the tools allow ${
+      ["auto", ...names.length > 0 ? ["required"] : [], ...known].join(", ")
+    }.`,
+  );
 }
 
 /**

@@ -75,6 +75,7 @@ Deno.test("a worker that dies ends all that runs with the error, and the server 
     }
     const refusal = errorOf(await whole);
     assert.deepEqual([refusal.status, refusal.code], [500, "backend_failed"]);
+    assert.equal(errors.length, 1);
     assert.match(String(errors[0]), /a worker exited/);
 
     assert.equal((await ask(server, "/health")).http, 200);

@@ -148,6 +148,30 @@ Deno.test("without tools, or with tool_choice none, nothing is parsed and nothin
   assert.match(prompts.at(-1)!, /## Tools\n\n### Function\n\n.*\n\n- `get_weather`:\n```json\n/);
 });
 
+Deno.test("a call that must be made is begun in the prompt, and is the answer's", async () => {
+  // It would say something else, but goes on with what is begun.
+  const answered = (prompt: string) =>
+    prompt.endsWith("<｜Assistant｜>") ? twoCalls : "It is never asked.";
+  const server = createServer(toolModel(answered).llm);
+  const free = await ask(server, path, { messages, tools });
+  const get_weather = { type: "function", function: { name: "get_weather" } };
+  for (
+    const [tool_choice, calls] of [
+      ["required", places],
+      [get_weather, places.slice(0, 1)],
+    ] as const
+  ) {
+    const answer = await ask(server, path, { messages, tools, tool_choice });
+    const { choices: [{ message, finish_reason }], usage } = answer;
+    assert.deepEqual(withoutIds(message.tool_calls), calls.map((json) => called(json)));
+    assert.deepEqual([message.content, finish_reason], [null, "tool_calls"]);
+    assert(usage.prompt_tokens > free.usage.prompt_tokens);
+    const grown = await streamed(server, { tool_choice });
+    assert.deepEqual(withoutIds(grown.message.tool_calls), calls.map((json) => called(json)));
+    assert.equal(grown.reason, "tool_calls");
+  }
+});
+
 Deno.test("a result comes back as a message with role tool", async () => {
   const prompts: string[] = [];
   const { llm } = toolModel((prompt) => {
@@ -198,11 +222,9 @@ Deno.test("what can not be held to, and tools of a model that knows none, are 40
   const server = createServer(toolModel(() => "").llm);
   const strict = [{ type: "function", function: { ...tools[0]!.function, strict: true } }];
   const cases: [string, object][] = [
-    ["tool_choice", { tools, tool_choice: "required" }],
-    ["tool_choice", {
-      tools,
-      tool_choice: { type: "function", function: { name: "get_weather" } },
-    }],
+    ["tool_choice", { tool_choice: "required" }],
+    ["tool_choice", { tools, tool_choice: "any" }],
+    ["tool_choice", { tools, tool_choice: { type: "function", function: { name: "get_moon" } } }],
     ["tools[0].function.strict", { tools: strict }],
     ["tools[0].type", { tools: [{ type: "web_search" }] }],
     ["tools[0].function.name", { tools: [{ type: "function", function: { name: "a b" } }] }],

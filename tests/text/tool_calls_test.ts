@@ -8,7 +8,12 @@ import { resolveSamplingParams, type SamplingParams } from "../../mod.ts";
 import type { ChatMessage } from "../../src/text/chat_message.ts";
 import type { Tokenizer } from "../../src/text/tokenizer.ts";
 import { ToolCallText } from "../../src/text/tool_call_text.ts";
-import { checkTools, type FunctionTool, ToolFormat } from "../../src/text/tool_format.ts";
+import {
+  checkToolChoice,
+  checkTools,
+  type FunctionTool,
+  ToolFormat,
+} from "../../src/text/tool_format.ts";
 import { needsShared, readShared } from "../shared.ts";
 import { toolTemplate, toolTokenizer, toolWritingTemplate } from "./tool_tokens.ts";
 
@@ -162,7 +167,7 @@ Deno.test(needsShared("a template of the DeepSeek generations knows tools"), () 
 /** Reads a text in which tokens that steer stand as they are written. */
 function read(text: string, params: SamplingParams = {}, complete = true) {
   const ids = tokenizer.encode(text, { addSpecialTokens: false });
-  const reader = new ToolCallText(tokenizer, resolveSamplingParams(params), format);
+  const reader = new ToolCallText(tokenizer, resolveSamplingParams(params), { format, begun: [] });
   let said = "";
   const calls: { id: string; name: string; arguments: string; pieces: number }[] = [];
   const grow = (
@@ -242,7 +247,7 @@ Deno.test("what models get wrong: a call is what has a name, the rest is text, n
 Deno.test("text that spells the tokens calls nothing; stop strings end text and arguments", () => {
   const text = 'The call would be "<｜tool▁call▁begin｜>function".';
   const ids = tokenizer.encode(text, { addSpecialTokens: false, parseSpecialTokens: false });
-  const reader = new ToolCallText(tokenizer, resolveSamplingParams(), format);
+  const reader = new ToolCallText(tokenizer, resolveSamplingParams(), { format, begun: [] });
   for (const id of ids) reader.push(id);
   reader.finish(true);
   assert.deepEqual([reader.text, reader.toolCalls], [text, []]);
@@ -264,6 +269,36 @@ Deno.test("arguments come through whole, whatever they hold", () => {
     const { said, calls } = read(`<｜tool▁calls▁begin｜>${written.join("\n")}<｜tool▁calls▁end｜>`);
     assert.deepEqual([said, calls], ["", jsons.map((json, i) => [`f${i}`, json])]);
   }));
+});
+
+Deno.test("a call that must be made is begun as models write it, and goes on in the answer", () => {
+  assert.deepEqual(format.begin("auto"), { text: "", tokenIds: [] });
+  const named = format.begin({ name: "get_time" });
+  assert.equal(named.text, `${begin}get_time\n\`\`\`json\n`);
+  assert.equal(tokenizer.decode(named.tokenIds), named.text);
+  const required = format.begin("required");
+  assert.equal(required.text, begin);
+  for (
+    const [{ tokenIds: begun }, rest] of [
+      [named, `{"zone": 1}\n\`\`\`${end}`],
+      [required, `get_time\n\`\`\`json\n{"zone": 1}\n\`\`\`${end}`],
+    ] as const
+  ) {
+    const reader = new ToolCallText(tokenizer, resolveSamplingParams(), { format, begun });
+    const pieces = tokenizer.encode(rest, { addSpecialTokens: false })
+      .flatMap((id) => reader.push(id).toolCalls ?? []);
+    reader.finish(true);
+    assert.equal(pieces[0]!.name, "get_time");
+    assert.deepEqual(reader.toolCalls.map(({ function: called }) => called), [
+      { name: "get_time", arguments: '{"zone": 1}' },
+    ]);
+  }
+  assert.throws(() => checkToolChoice({ name: "get_moon" }, [time]), {
+    field: "toolChoice",
+    message: 'Cannot use toolChoice: the tools allow auto, required, { name: "get_time" }.',
+  });
+  assert.throws(() => checkToolChoice("required", []), { field: "toolChoice" });
+  assert.throws(() => checkToolChoice(null as unknown as "auto", [time]), { field: "toolChoice" });
 });
 
 Deno.test("functions that are none are refused by name", () => {

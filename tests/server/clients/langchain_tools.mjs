@@ -32,6 +32,12 @@ for (const chat of [new ChatOpenAI(options), new ChatDeepSeek(options)]) {
   assert.deepEqual(streamed.tool_calls.map(({ args }) => args.place), places);
   assert.deepEqual(streamed.invalid_tool_calls ?? [], []);
 
+  const structured = chat.withStructuredOutput(weather.schema, {
+    name: "get_weather",
+    method: "functionCalling",
+  });
+  assert.deepEqual(await structured.invoke([question]), { place: places[0] });
+
   const results = await Promise.all(called.tool_calls.map((call) => weather.invoke(call)));
   const { content } = await bound.invoke([question, called, ...results]);
   assert.equal(content, answer);

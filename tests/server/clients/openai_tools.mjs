@@ -51,7 +51,7 @@ for (const streamed of [false, true]) {
   assert.deepEqual(asked, places);
 }
 
-const refused = await client.chat.completions.create({ model, messages, tools, tool_choice: "required" })
-  .catch((error) => error);
-assert(refused instanceof OpenAI.BadRequestError);
-assert.equal(refused.param, "tool_choice");
+const forced = await client.chat.completions.create({
+  ...{ model, messages, tools, tool_choice: { type: "function", function: { name: "get_weather" } } },
+});
+assert.deepEqual(placesOf(forced.choices[0].message.tool_calls), places.slice(0, 1));
