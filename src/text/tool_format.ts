@@ -4,7 +4,7 @@
  * @module
  */
 import { InvalidArgumentError } from "../errors.ts";
-import type { ChatMessage } from "./chat_message.ts";
+import { type ChatMessage, plainValue } from "./chat_message.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** A function that a model may call, in OpenAI's words. */
@@ -59,6 +59,8 @@ const MARKERS: Record<ToolMarker, string> = {
   callsEnd: "<｜tool▁calls▁end｜>",
 };
 
+/** Of all functions together, as JSON: indented it may become a hundred times as long. */
+const MOST_CHARACTERS = 2 ** 18;
 /** What stands in no template, to see whether it gets through one. */
 const PROBE = "zq3w7";
 
@@ -220,12 +222,16 @@ export function checkToolChoice(choice: ToolChoice, tools: readonly FunctionTool
  *
  * @param tools As the caller wrote them.
  * @returns They.
- * @throws {InvalidArgumentError} If one is malformed, or two have one name.
+ * @throws {InvalidArgumentError} If one is malformed, two have one name, or they are too long.
  */
 export function checkTools(tools: readonly FunctionTool[]): readonly FunctionTool[] {
   const invalid = (field: string, needed: string) =>
     new InvalidArgumentError(field, `Cannot use ${field}: it must be ${needed}.`);
   if (!Array.isArray(tools)) throw invalid("tools", "a list of functions");
+  const { length } = JSON.stringify(plainValue(tools, "tools"));
+  if (length > MOST_CHARACTERS) {
+    throw invalid("tools", `at most ${MOST_CHARACTERS} characters of JSON, it is ${length}`);
+  }
   const names = new Set<string>();
   for (const [index, tool] of (tools as readonly unknown[]).entries()) {
     const field = `tools[${index}]`;

@@ -315,6 +315,11 @@ Deno.test("functions that are none are refused by name", () => {
       function: { name: "f", description: 1 },
     }]],
   ];
+  const wide = (parameters: unknown) => [{ type: "function", function: { name: "f", parameters } }];
+  cases.push(["tools", wide({ enum: Array(200_000).fill(1) })]);
+  let deep: unknown = {};
+  for (let level = 0; level < 70; level++) deep = { a: deep };
+  cases.push([`tools[0].function.parameters${".a".repeat(61)}`, wide(deep)]);
   for (const [field, tools] of cases) {
     assert.throws(() => checkTools(tools as FunctionTool[]), {
       name: "InvalidArgumentError",
