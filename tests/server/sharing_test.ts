@@ -53,7 +53,7 @@ Deno.test("a request that finds the queue full is told to come again, streamed o
 
 Deno.test("a request whose time is over is 504, or an event if its stream has begun", async () => {
   const step = () => new Promise<void>((resolve) => setTimeout(resolve, 5));
-  const { server } = scripted({ step }, { limits: { requestMs: 60 } });
+  const { server } = scripted({ step }, { limits: { requestMs: 500 } });
   const long = { ...body, max_tokens: 1000 };
   const refusal = errorOf(await ask(server, path, long));
   assert.deepEqual([refusal.status, refusal.type, refusal.code], [
