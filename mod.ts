@@ -19,6 +19,7 @@ export type { OrtModule, OrtSession, OrtTensor } from "./src/backend/ort.ts";
 export type { EngineBuild } from "./src/backend/wasm/engine_module.ts";
 export type { CacheType } from "./src/backend/wasm/opcodes.ts";
 export type { EngineStats } from "./src/engine/engine.ts";
+export type { ExpertLoadEntropy } from "./src/engine/expert_load.ts";
 export type {
   EngineOptions,
   RequestOptions,
@@ -32,7 +33,7 @@ export type { DirectoryHandle } from "./src/files/handle_source.ts";
 export type { ModelLocation } from "./src/files/open_source.ts";
 export * from "./src/inspect.ts";
 export * from "./src/llm.ts";
-export type { CacheSpec, ModelSpec } from "./src/model_spec.ts";
+export type { CacheSpec, ExpertLayer, ModelSpec } from "./src/model_spec.ts";
 export type { OpenOptions } from "./src/open_model.ts";
 export type { DataType } from "./src/onnx/data_type.ts";
 export * from "./src/outputs.ts";
@@ -42,5 +43,7 @@ export type { ChatContentPart, ChatMessage } from "./src/text/chat_message.ts";
 export * from "./src/text/detokenizer.ts";
 export * from "./src/text/stop_strings.ts";
 export * from "./src/text/tokenizer.ts";
+export type { ToolCallDelta } from "./src/text/tool_call_text.ts";
+export type { FunctionTool, ToolCall, ToolChoice } from "./src/text/tool_format.ts";
 export type { TokenizerConfig } from "./src/text/tokenizer_config.ts";
 export { provideWasmModule, type WasmModuleName } from "./src/wasm_module.ts";

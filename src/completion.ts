@@ -9,8 +9,10 @@ import type { GeneratedChoice } from "./engine/generation.ts";
 import type { CompletionOutput, RequestOutput, StreamEvent, TokenLogprobs } from "./outputs.ts";
 import type { ResolvedSamplingParams } from "./sampling_params.ts";
 import type { SampledToken, TokenLogprobs as SampledLogprobs } from "./sampling/sampler.ts";
-import { CompletionText } from "./text/completion_text.ts";
+import { CompletionText, type GrownText } from "./text/completion_text.ts";
 import type { Tokenizer } from "./text/tokenizer.ts";
+import { ToolCallText } from "./text/tool_call_text.ts";
+import type { ToolCall, ToolsInUse } from "./text/tool_format.ts";
 
 /** Told of every token and of every end. */
 export type CompletionListener = (event: StreamEvent) => void;
@@ -29,6 +31,8 @@ export interface CompletionOptions {
   tokenizer: Tokenizer | undefined;
   /** Where `params.structuredOutputs`, if there are any, are compiled. */
   constraints: Constraints | undefined;
+  /** How tools are called, where there are any. */
+  tools: ToolsInUse | undefined;
   /** Told of every token and of every end. */
   listener: CompletionListener | undefined;
 }
@@ -36,17 +40,16 @@ export interface CompletionOptions {
 /** One request. */
 export class Completion {
   readonly #options: CompletionOptions;
-  readonly #texts: (CompletionText | undefined)[];
+  readonly #texts: (CompletionText | ToolCallText | undefined)[];
   #constrained: ConstrainedTexts | undefined;
 
   /** @param options What is to be completed. */
   constructor(options: CompletionOptions) {
-    const { params, tokenizer } = options;
+    const { params, tokenizer, tools } = options;
+    const text = (tokenizer: Tokenizer) =>
+      tools ? new ToolCallText(tokenizer, params, tools) : new CompletionText(tokenizer, params);
     this.#options = options;
-    this.#texts = Array.from(
-      { length: params.n },
-      () => tokenizer && new CompletionText(tokenizer, params),
-    );
+    this.#texts = Array.from({ length: params.n }, () => tokenizer && text(tokenizer));
   }
 
   /**
@@ -78,8 +81,13 @@ export class Completion {
       allowedTokens: (choice) => this.#constrained?.matchers[choice]?.allowed(),
       onToken: (choice, token, ends) => this.#takeToken(choice, token, ends),
       onFinish: (choice) => {
-        const text = this.#texts[choice.index]?.finish() ?? "";
-        listener?.({ index: choice.index, text, tokenIds: [], ...this.#ending(choice) });
+        const rest = this.#texts[choice.index]?.finish(choice.finishReason === "stop");
+        listener?.({
+          index: choice.index,
+          ...piecesOf(rest),
+          tokenIds: [],
+          ...this.#ending(choice),
+        });
       },
     });
     const seed = BigInt.asIntN(54, params.seed) === params.seed ? Number(params.seed) : params.seed;
@@ -103,7 +111,7 @@ export class Completion {
     const grown = silent ? undefined : this.#texts[choice]?.push(token.tokenId);
     listener?.({
       index: choice,
-      text: grown?.text ?? "",
+      ...piecesOf(grown),
       tokenIds: [token.tokenId],
       ...(token.logprobs && { logprobs: [this.#named(token.logprobs)] }),
     });
@@ -115,6 +123,7 @@ export class Completion {
     return {
       index,
       text: this.#texts[index]?.text ?? "",
+      ...(this.#calls(index).length > 0 && { toolCalls: [...this.#calls(index)] }),
       tokenIds: tokens.map(({ tokenId }) => tokenId),
       ...(this.#options.params.logprobs !== undefined && {
         cumulativeLogprob: tokens.reduce((sum, { logprobs }) => sum + logprobs!.logprob, 0),
@@ -124,8 +133,16 @@ export class Completion {
     };
   }
 
-  #ending({ finishReason, stopReason }: GeneratedChoice) {
+  #ending({ index, finishReason, stopReason }: GeneratedChoice): Ending {
+    const ended = finishReason === "stop" &&
+      (stopReason === undefined || stopReason === this.#options.tools?.format.callEnd);
+    if (ended && this.#calls(index).length > 0) return { finishReason: "tool_calls" };
     return { finishReason: finishReason!, ...(stopReason !== undefined && { stopReason }) };
+  }
+
+  #calls(index: number): readonly ToolCall[] {
+    const text = this.#texts[index];
+    return text instanceof ToolCallText ? text.toolCalls : [];
   }
 
   /** The same with the tokens' texts. */
@@ -141,4 +158,11 @@ export class Completion {
       top: top.map(({ tokenId, logprob }) => named(tokenId, logprob)),
     };
   }
+}
+
+type Ending = Pick<CompletionOutput, "finishReason" | "stopReason">;
+
+/** What an event says of a text that grew. */
+function piecesOf({ text, toolCalls = [] }: GrownText = { text: "" }) {
+  return { text, ...(toolCalls.length > 0 && { toolCalls }) };
 }

@@ -23,9 +23,35 @@ import {
 import { Sampler } from "./sampling/sampler.ts";
 import type { ChatMessage } from "./text/chat_message.ts";
 import type { ChatTemplateOptions, Tokenizer } from "./text/tokenizer.ts";
+import {
+  checkToolChoice,
+  checkTools,
+  type FunctionTool,
+  hasCalls,
+  type ToolChoice,
+  ToolFormat,
+  type ToolsInUse,
+} from "./text/tool_format.ts";
+
+/** What a model may call while it answers. */
+export interface ToolOptions {
+  /**
+   * Functions that it may call, if it knows tools: then its calls are in the output's `toolCalls`. An
+   * assistant's message has them as `tool_calls`, and messages with role `tool` bring the results.
+   */
+  readonly tools?: readonly FunctionTool[];
+  /**
+   * Whether it must call one: its answer is begun for it then. What follows is its own: nothing holds the
+   * name, unless it was given, or the arguments to the functions there are. Default `auto`.
+   */
+  readonly toolChoice?: ToolChoice;
+  /** Whether it may make several calls at once. Default true; if false, it ends with the first. */
+  readonly parallelToolCalls?: boolean;
+}
 
 /** A conversation, which the model's chat template turns into a prompt. */
-export interface ChatPrompt extends Omit<ChatTemplateOptions, "chatTemplate"> {
+export interface ChatPrompt
+  extends Omit<ChatTemplateOptions, "chatTemplate" | "tools">, ToolOptions {
   /** The messages, in order. Tokens that steer the model are text in them. */
   readonly messages: readonly ChatMessage[];
   /** Whether the model is to answer. Default true, unless it goes on with the last message. */
@@ -51,6 +77,9 @@ export type Prompt =
 
 /** Options of a call: how its requests are to be treated. */
 export type CallOptions = RequestOptions;
+
+/** Options of {@linkcode LLM.chat}. */
+export interface ChatOptions extends CallOptions, ToolOptions {}
 
 /** What {@linkcode LLM.forward} computes. */
 export interface ForwardOutput {
@@ -89,6 +118,8 @@ export class LLM {
   readonly #caches: boolean;
   /** Of `structuredOutputs`; none before the first. */
   #constraints: Constraints | undefined;
+  /** How the model calls tools; found out when it is asked for. */
+  #tools: ToolFormat | undefined;
 
   private constructor(opened: OpenedModel, options: OpenOptions) {
     const { spec, backend, tokenizer, config } = opened;
@@ -97,7 +128,8 @@ export class LLM {
     this.contextLength = backend.limits.contextLength;
     this.#tokenizer = tokenizer;
     this.#config = config;
-    this.#engine = new Engine(backend, new Sampler(spec.vocabSize), spec.vocabSize, options);
+    const { vocabSize, expertLayers } = spec;
+    this.#engine = new Engine(backend, new Sampler(vocabSize), vocabSize, options, expertLayers);
     this.#opened = opened;
     this.#caches = options.enablePrefixCaching ?? true;
   }
@@ -127,6 +159,11 @@ export class LLM {
   /** How often experts had to be read; `undefined` where all weights are in memory. */
   get expertStats(): ExpertStats | undefined {
     return this.#engine.expertStats;
+  }
+
+  /** What every call is refused with from now on: the model failed or was closed. `undefined` while it runs. */
+  get failure(): unknown {
+    return this.#engine.failure;
   }
 
   /**
@@ -244,15 +281,16 @@ export class LLM {
    *
    * @param conversations One conversation, a list of messages, or a list of conversations.
    * @param params See {@linkcode generate}.
-   * @param options Priority, salt, time limit, abort.
+   * @param options Tools; priority, salt, time limit, abort.
    * @returns One result per conversation, in order.
    * @throws {UnsupportedError} If the package has no tokenizer or no chat template.
+   * @throws {InvalidArgumentError} If there are tools, calls or results, and the model knows no tools.
    * @throws Otherwise as {@linkcode generate} does.
    */
   async chat(
     conversations: readonly ChatMessage[] | readonly (readonly ChatMessage[])[],
     params?: SamplingParams | readonly SamplingParams[],
-    options: CallOptions = {},
+    { tools, toolChoice, parallelToolCalls, ...options }: ChatOptions = {},
   ): Promise<RequestOutput[]> {
     if (!Array.isArray(conversations)) {
       throw new InvalidArgumentError(
@@ -261,7 +299,9 @@ export class LLM {
       );
     }
     const list = isConversationList(conversations) ? conversations : [conversations];
-    return await this.generate(list.map((messages) => ({ messages })), params, options);
+    const toolOptions = { tools, toolChoice, parallelToolCalls };
+    const prompts = list.map((messages) => ({ messages, ...toolOptions }));
+    return await this.generate(prompts, params, options);
   }
 
   /**
@@ -380,10 +420,13 @@ export class LLM {
   }
 
   #completion(prompt: Prompt, params: SamplingParams | undefined, listener?: CompletionListener) {
-    const resolved = resolveSamplingParams(params, this.#config.defaults);
+    const { text, tokenIds, tools, oneCall } = this.#encode(prompt);
+    const given = resolveSamplingParams(params, this.#config.defaults);
+    const resolved = oneCall
+      ? { ...given, stopTokenIds: [...given.stopTokenIds, tools!.format.callEnd] }
+      : given;
     checkAgainstVocabulary(resolved, this.spec.vocabSize);
     if (resolved.stop.length > 0) void this.tokenizer; // throws where there is none
-    const { text, tokenIds } = this.#encode(prompt);
     const { eosTokenIds } = this.#config;
     if (resolved.structuredOutputs) {
       this.#constraints ??= new Constraints(this.tokenizer, this.spec.vocabSize, eosTokenIds);
@@ -395,11 +438,12 @@ export class LLM {
       eosTokenIds,
       tokenizer: resolved.detokenize ? this.#tokenizer : undefined,
       constraints: this.#constraints,
+      tools,
       listener,
     });
   }
 
-  #encode(prompt: Prompt): { text?: string; tokenIds: number[] } {
+  #encode(prompt: Prompt): EncodedPrompt {
     if (typeof prompt === "string") {
       const tokenIds = this.tokenizer.encode(prompt);
       return { text: prompt, tokenIds: this.#checkTokenIds("prompt", tokenIds) };
@@ -409,10 +453,25 @@ export class LLM {
         return { tokenIds: this.#checkTokenIds("promptTokenIds", prompt.promptTokenIds) };
       }
       if ("messages" in prompt) {
-        const { messages, ...given } = prompt;
-        const options = { addGenerationPrompt: !given.continueFinalMessage, ...given };
+        const { tools: given = [], toolChoice = "auto", parallelToolCalls = true, ...rest } =
+          prompt;
+        const format = this.#toolsFor(rest.messages, given);
+        const { messages, ...options } = {
+          addGenerationPrompt: !rest.continueFinalMessage,
+          ...rest,
+          ...format?.dialogue(rest.messages, given),
+        };
         const text = this.tokenizer.applyChatTemplate(messages, { ...options, tokenize: false });
-        return { text, tokenIds: this.tokenizer.applyChatTemplate(messages, options) };
+        const tokenIds = this.tokenizer.applyChatTemplate(messages, options);
+        const choice = checkToolChoice(toolChoice, given);
+        if (given.length === 0 || !format) return { text, tokenIds };
+        const begun = format.begin(choice);
+        return {
+          text: text + begun.text,
+          tokenIds: tokenIds.concat(begun.tokenIds),
+          tools: { format, begun: begun.tokenIds },
+          oneCall: !parallelToolCalls || typeof choice === "object",
+        };
       }
       if (typeof prompt.prefix === "string" && typeof prompt.suffix === "string") {
         return { tokenIds: this.tokenizer.encodeFim(prompt.prefix, prompt.suffix) };
@@ -421,6 +480,21 @@ export class LLM {
     throw new InvalidArgumentError(
       "prompt",
       "Cannot use the prompt: it must be a text, { promptTokenIds }, { messages } or { prefix, suffix }.",
+    );
+  }
+
+  /** The model's way with tools, where a conversation has any. */
+  #toolsFor(
+    messages: readonly ChatMessage[],
+    tools: readonly FunctionTool[],
+  ): ToolFormat | undefined {
+    const field = checkTools(tools).length > 0 ? "tools" : fieldOfTools(messages);
+    if (field === undefined) return undefined;
+    this.#tools ??= ToolFormat.of(this.tokenizer);
+    if (this.#tools) return this.#tools;
+    throw new InvalidArgumentError(
+      field,
+      `Cannot use ${field}: the model knows no tools, by its chat template and its tokens; leave it out.`,
     );
   }
 
@@ -442,6 +516,27 @@ export class LLM {
     }
     return [...tokenIds];
   }
+}
+
+/** A prompt as the engine takes it. */
+interface EncodedPrompt {
+  /** Where it was given as text, or became one. */
+  text?: string;
+  tokenIds: number[];
+  /** The tools of the answer, where there are any. */
+  tools?: ToolsInUse;
+  /** Whether the first call is the last. */
+  oneCall?: boolean;
+}
+
+/** The field of a message that needs a model which knows tools. */
+function fieldOfTools(messages: readonly ChatMessage[]): string | undefined {
+  if (!Array.isArray(messages)) return undefined; // the template's to refuse
+  for (const [index, message] of messages.entries()) {
+    if (hasCalls(message)) return `messages[${index}].tool_calls`;
+    if (message?.role === "tool") return `messages[${index}].role`;
+  }
+  return undefined;
 }
 
 function isPromptList(prompts: Prompt | readonly Prompt[]): prompts is readonly Prompt[] {

@@ -19,6 +19,16 @@ export interface CacheSpec {
   width: number;
 }
 
+/** A layer that chooses experts. */
+export interface ExpertLayer {
+  /** Its number, from 0. */
+  layer: number;
+  /** The graph's output that says which were chosen: [T, K]. */
+  output: string;
+  /** How many there are to choose from. */
+  experts: number;
+}
+
 /** What a runtime must know of a model. */
 export interface ModelSpec {
   /** Family, as the exporter named it. */
@@ -33,6 +43,8 @@ export interface ModelSpec {
   caches: CacheSpec[];
   /** Bytes that one token takes in all caches together. */
   cacheBytesPerToken: number;
+  /** The layers with experts whose choices the graph tells. */
+  expertLayers: ExpertLayer[];
 }
 
 /**
@@ -64,7 +76,19 @@ export function modelSpec(graph: GraphModel): ModelSpec {
     0,
   );
   const { architecture = "unknown", weights = "unknown" } = graph.metadata;
-  return { architecture, weights, vocabSize, contextLength, caches, cacheBytesPerToken };
+  return {
+    ...{ architecture, weights, vocabSize, contextLength, caches, cacheBytesPerToken },
+    expertLayers: expertLayersOf(graph),
+  };
+}
+
+function expertLayersOf(graph: GraphModel): ExpertLayer[] {
+  return graph.outputs.flatMap(({ name }) => {
+    const layer = /^layers\.(\d+)\.experts$/.exec(name)?.[1];
+    const router = layer && graph.nodes.find(({ outputs }) => outputs.includes(name))?.inputs[1];
+    const experts = router && graph.initializers.get(router)?.dims[0];
+    return experts ? [{ layer: Number(layer), output: name, experts }] : [];
+  });
 }
 
 function fail(graph: GraphModel, what: string): never {

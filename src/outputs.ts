@@ -3,6 +3,8 @@
  * @module
  */
 import type { FinishReason } from "./engine/generation.ts";
+import type { ToolCallDelta } from "./text/tool_call_text.ts";
+import type { ToolCall } from "./text/tool_format.ts";
 
 /** A token and its log-probability. */
 export interface TokenLogprob {
@@ -28,13 +30,15 @@ export interface CompletionOutput {
   index: number;
   /** The text; `""` without a tokenizer. */
   text: string;
+  /** The calls of tools that it makes, where it was given tools; they are no part of the text. */
+  toolCalls?: ToolCall[];
   /** Its tokens, the one that ended it included. */
   tokenIds: number[];
   /** Sum of the tokens' log-probabilities, if `logprobs` asked for them. */
   cumulativeLogprob?: number;
   /** For each token, if `logprobs` asked for them. */
   logprobs?: TokenLogprobs[];
-  /** Why it ended: a stop token or string, `maxTokens` or the context, or an abort. */
+  /** Why it ended: a stop token or string, `maxTokens` or the context, an abort, or it calls tools. */
   finishReason: FinishReason;
   /** The stop string, or the id of the token of `stopTokenIds`, that ended it. */
   stopReason?: string | number;
@@ -62,6 +66,8 @@ export interface StreamEvent {
   index: number;
   /** What the text grew by; `""` where a character is not complete yet. */
   text: string;
+  /** What its calls of tools grew by, where they did. */
+  toolCalls?: ToolCallDelta[];
   /** The tokens that are new. */
   tokenIds: number[];
   /** For each new token, if `logprobs` asked for them. */

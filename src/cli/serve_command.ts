@@ -1,6 +1,6 @@
 import { basename } from "node:path";
 import process from "node:process";
-import { type Command, Option } from "commander";
+import { type Command, InvalidArgumentError as InvalidOption, Option } from "commander";
 import type { LLM } from "../llm.ts";
 import { interruptible } from "./interrupt.ts";
 import { listen } from "./listen.ts";
@@ -22,6 +22,8 @@ interface ServeOptions extends ModelOptions {
   maxNumBatchedTokens?: number;
   maxQueuedRequests: number;
   prefixCaching: boolean;
+  requestTimeout: number;
+  priority?: true;
 }
 
 /** Names by which a machine calls itself. */
@@ -52,6 +54,13 @@ export function addServeCommand(program: Command): void {
     .option("--max-num-seqs <count>", "most sequences of a step", number)
     .option("--max-num-batched-tokens <count>", "most tokens of a step", number)
     .option("--max-queued-requests <count>", "most prompts that may wait for room", number, 512)
+    .option(
+      "--request-timeout <seconds>",
+      "most that a request may take; 0: no limit",
+      seconds,
+      3600,
+    )
+    .option("--priority", "let requests say their own priority, as vLLM's policy of that name")
     .option("--no-prefix-caching", "do not keep computed prompts for others that begin alike")
     .action(serve);
 }
@@ -73,16 +82,21 @@ async function serve(options: ServeOptions) {
   collectDefaultMetrics({ register: ofProcess });
   const names = options.name ?? [model === undefined ? "hybridseek-reference" : basename(model)];
   const loopback = LOOPBACK.includes(host) || host === "::1";
+  const stopping = new AbortController();
   const server = createServer(llm, {
     names,
     apiKeys,
     corsOrigins,
     hosts: loopback ? LOOPBACK : undefined,
+    limits: {
+      requestMs: options.requestTimeout * 1e3 || Infinity,
+      priorities: options.priority ?? false,
+    },
     moreMetrics: () => ofProcess.metrics(),
     onError: (error) => process.stderr.write(`error: ${textOf(error)}\n`),
     async reopen() {
       await llm.close().catch(() => {});
-      llm = await openModel(options, new AbortController().signal, engine);
+      llm = await openModel(options, stopping.signal, engine);
       process.stderr.write("the model failed and has been opened again\n");
       return llm;
     },
@@ -104,6 +118,7 @@ async function serve(options: ServeOptions) {
     process.stderr.write("stopping when the requests on their way have ended\n");
     await Promise.all([server.drain(), listener.close()]);
   } finally {
+    stopping.abort();
     await closeModel(llm);
   }
 }
@@ -120,6 +135,13 @@ function firstSignal(): Promise<void> {
       });
     }
   });
+}
+
+/** Reads a time. @param text What was typed. @returns It. */
+function seconds(text: string): number {
+  const value = number(text);
+  if (value < 0) throw new InvalidOption("It must be 0 or more.");
+  return value;
 }
 
 function textOf(error: unknown): string {

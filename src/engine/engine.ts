@@ -5,6 +5,7 @@
  */
 import type { Backend, ExpertStats } from "../backend/backend.ts";
 import { BackendError, OverloadError } from "../errors.ts";
+import type { ExpertLayer } from "../model_spec.ts";
 import type { Sampler } from "../sampling/sampler.ts";
 import type { CachedTokens } from "./cache_file.ts";
 import {
@@ -14,6 +15,7 @@ import {
   termsOf,
 } from "./engine_options.ts";
 import { type Generated, Generation, type GenerationOptions } from "./generation.ts";
+import { ExpertLoad, type ExpertLoadEntropy } from "./expert_load.ts";
 import type { PromptLookup } from "./prompt_lookup.ts";
 import type { StepPart } from "./scheduled_step.ts";
 import { Scheduler, type SchedulerCounts } from "./scheduler.ts";
@@ -48,6 +50,8 @@ export interface EngineStats extends SchedulerCounts {
   steps: number;
   /** Tokens that were generated. */
   generatedTokens: number;
+  /** How evenly each layer's experts were used, over the last 4,096 to 8,192 tokens computed. */
+  expertLoad: ExpertLoadEntropy[];
 }
 
 /** Runs requests on one backend. */
@@ -60,6 +64,7 @@ export class Engine {
   readonly #outcomes = new Map<EngineRequest, Outcome>();
   /** What is to be done between two steps. */
   readonly #tasks: (() => Promise<void>)[] = [];
+  readonly #expertLoad: ExpertLoad;
   #steps = 0;
   #generatedTokens = 0;
   #loop: Promise<void> | undefined;
@@ -71,14 +76,22 @@ export class Engine {
    * @param sampler Draws tokens.
    * @param vocabSize Columns of the logits.
    * @param options How requests share the backend.
+   * @param expertLayers Layers whose experts' use is counted.
    * @throws {InvalidArgumentError} If an option is out of its range.
    */
-  constructor(backend: Backend, sampler: Sampler, vocabSize: number, options: EngineOptions = {}) {
+  constructor(
+    backend: Backend,
+    sampler: Sampler,
+    vocabSize: number,
+    options: EngineOptions = {},
+    expertLayers: readonly ExpertLayer[] = [],
+  ) {
     this.#lookup = checkEngineOptions(options);
     this.#backend = backend;
     this.#sampler = sampler;
     this.#vocabSize = vocabSize;
     this.#scheduler = new Scheduler(backend.limits, options);
+    this.#expertLoad = new ExpertLoad(expertLayers);
   }
 
   /**
@@ -168,6 +181,7 @@ export class Engine {
       cachedBlocks: pool.idle.size,
       steps: this.#steps,
       generatedTokens: this.#generatedTokens,
+      expertLoad: this.#expertLoad.entropies(),
       ...counts,
     };
   }
@@ -175,6 +189,11 @@ export class Engine {
   /** See {@linkcode Backend.expertStats}. */
   get expertStats(): ExpertStats | undefined {
     return this.#backend.expertStats;
+  }
+
+  /** Why nothing can run any more; `undefined` while all is well. */
+  get failure(): unknown {
+    return this.#failure;
   }
 
   /** Ends all requests with finish reason `abort` or an error, and closes the backend. */
@@ -224,8 +243,10 @@ export class Engine {
         const step = this.#scheduler.next();
         if (!step) break;
         if (step.copies.length > 0) await this.#backend.copyBlocks(step.copies);
-        const { logits } = await this.#backend.run(step.plan);
+        const result = await this.#backend.run(step.plan);
+        const { logits } = result;
         this.#checkLogits(logits, step.plan.logitRows.length);
+        this.#expertLoad.add(result, step.plan.tokenIds.length);
         this.#steps++;
         this.#scheduler.commit(step);
         for (const part of step.parts) this.#take(part, logits);

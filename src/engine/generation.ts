@@ -8,8 +8,8 @@ import { type RequestOptions, termsOf } from "./engine_options.ts";
 import { lookUp, type PromptLookup } from "./prompt_lookup.ts";
 import type { RequestTerms, ScheduledRequest, Sequence } from "./sequence.ts";
 
-/** Why a choice ended: a stop token or string, a limit, or the caller. */
-export type FinishReason = "stop" | "length" | "abort";
+/** Why a choice ended: a stop token or string, a limit, or the caller; by a stop token after calls of tools. */
+export type FinishReason = "stop" | "length" | "abort" | "tool_calls";
 
 /** What is to be generated. */
 export interface GenerationOptions extends RequestOptions {

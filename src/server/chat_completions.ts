@@ -21,9 +21,17 @@ import {
   structuredFields,
   structuredOutputsOf,
 } from "./structured_fields.ts";
+import {
+  deltaOf,
+  messageOf,
+  toolCalls,
+  type ToolFields,
+  toolFields,
+  toolsOf,
+} from "./tool_fields.ts";
 import { CHAT_FIELDS, refuseUnsupported } from "./unsupported_fields.ts";
 
-interface Body extends SamplingFields, StructuredFields, TermFields {
+interface Body extends SamplingFields, StructuredFields, TermFields, ToolFields {
   model?: string;
   messages: ChatMessage[];
   add_generation_prompt?: boolean;
@@ -40,9 +48,11 @@ interface Body extends SamplingFields, StructuredFields, TermFields {
 const MOST_MESSAGES = 10_000;
 
 const message = z.looseObject({
-  role: z.enum(["system", "developer", "user", "assistant"]),
+  role: z.enum(["system", "developer", "user", "assistant", "tool"]),
   content: z.union([z.string(), list(z.looseObject({ type: z.string() }), 0, MOST_MESSAGES)])
     .nullish(),
+  tool_calls: toolCalls.nullish(),
+  tool_call_id: z.string().nullish(),
 });
 const body = z.looseObject({
   model: z.string().optional(),
@@ -58,6 +68,7 @@ const body = z.looseObject({
   ...samplingFields,
   ...structuredFields,
   ...termFields,
+  ...toolFields,
 }).openapi("ChatCompletionRequest", {
   example: { messages: [{ role: "user", content: "Who are you?" }], max_tokens: 16 },
 });
@@ -73,7 +84,7 @@ export const chatCompletions: Endpoint = {
       schema: z.looseObject({ object: z.literal("chat.completion") }),
       stream: true,
     },
-    refusals: [404, 429, 503],
+    refusals: [404, 429, 503, 504],
   }),
   async answer({ request, client }, context) {
     const { llm, limits } = context;
@@ -101,7 +112,7 @@ export const chatCompletions: Endpoint = {
         logprobs: wanted ? top_logprobs : undefined,
       },
       asked: structuredOutputsOf(fields),
-      terms: termsOf(fields, client),
+      terms: termsOf(fields, client, limits),
     };
     const head = {
       id: `chatcmpl-${crypto.randomUUID().replaceAll("-", "")}`,
@@ -119,7 +130,7 @@ export const chatCompletions: Endpoint = {
         object: "chat.completion",
         choices: outputs[0]!.outputs.map((output) => ({
           index: output.index,
-          message: { role: "assistant", content: output.text, refusal: null },
+          message: messageOf(output),
           logprobs: logprobsOf(output.logprobs),
           finish_reason: output.finishReason,
           stop_reason: output.stopReason ?? null,
@@ -144,6 +155,8 @@ export const chatCompletions: Endpoint = {
         if (!begun.has(index)) choice({ role: "assistant", content: "" });
         begun.add(index);
         if (text !== "" || logprobs) choice({ content: text }, { logprobs: logprobsOf(logprobs) });
+        const calls = deltaOf(event);
+        if (calls) choice(calls);
         if (finishReason) {
           choice({}, { finish_reason: finishReason, stop_reason: stopReason ?? null });
         }
@@ -159,7 +172,11 @@ export const chatCompletions: Endpoint = {
 function promptOf({ messages, ...given }: Body): ChatPrompt {
   const continueFinalMessage = given.continue_final_message || isPrefix(messages.at(-1)!);
   const addGenerationPrompt = given.add_generation_prompt ?? !continueFinalMessage;
-  return { messages: messagesOf(messages), continueFinalMessage, addGenerationPrompt };
+  return {
+    messages: messagesOf(messages),
+    ...{ continueFinalMessage, addGenerationPrompt },
+    ...toolsOf(given),
+  };
 }
 
 /** Whether a message, as the last one, is the beginning of the answer. */
@@ -170,18 +187,22 @@ function isPrefix({ role, prefix }: ChatMessage): boolean {
 /** Messages as a template knows them. */
 function messagesOf(messages: readonly ChatMessage[]): ChatMessage[] {
   return messages.map((message, index) => {
-    for (const field of ["tool_calls", "function_call", "prefix"]) {
+    for (const field of ["function_call", "prefix"]) {
       if (field === "prefix" && index === messages.length - 1 && isPrefix(message)) continue;
       const value = message[field];
-      if (!value || (Array.isArray(value) && value.length === 0)) continue;
+      if (!value) continue;
       const param = `messages[${index}].${field}`;
       throw new ApiError(400, `Cannot use ${param}: it is not supported.`, {
         param,
         code: "unsupported",
       });
     }
-    const { role, content } = message;
-    return { role: role === "developer" ? "system" : role, content };
+    const { role, content, tool_calls, tool_call_id } = message;
+    return {
+      ...{ role: role === "developer" ? "system" : role, content },
+      ...(tool_calls && tool_calls.length > 0 && { tool_calls }),
+      ...(tool_call_id !== null && { tool_call_id }),
+    };
   });
 }
 

@@ -78,7 +78,7 @@ export const completions: Endpoint = {
       schema: z.looseObject({ object: z.literal("text_completion") }),
       stream: true,
     },
-    refusals: [404, 429, 503],
+    refusals: [404, 429, 503, 504],
   }),
   async answer({ request, client }, context) {
     const { llm, limits } = context;
@@ -119,7 +119,7 @@ export const completions: Endpoint = {
         promptLogprobs: scored ? logprobs : undefined,
       },
       asked: structuredOutputsOf(fields),
-      terms: termsOf(fields, client),
+      terms: termsOf(fields, client, limits),
     };
     const head = {
       id: `cmpl-${crypto.randomUUID().replaceAll("-", "")}`,

@@ -49,6 +49,7 @@ const REFUSALS: Record<number, string> = {
   429: "Too much at a time; come again after Retry-After seconds.",
   500: "The server failed.",
   503: "The server is stopping, or its model is being opened again.",
+  504: "The request took longer than it may.",
 };
 
 /**

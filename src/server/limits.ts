@@ -21,6 +21,10 @@ export interface ServerLimits {
   promptLogprobs: number;
   /** Streams at a time for each API key, or for all clients where there are no keys. Default 128. */
   streamsPerKey: number;
+  /** Milliseconds that a request may take, waiting included; then it ends with an error. Default an hour. */
+  requestMs: number;
+  /** Whether a request may say its own `priority`, and so go before others. Default false, as in vLLM. */
+  priorities: boolean;
   /** Bytes of a stream that its client has left unread; beyond, the stream is cut. Default 1 MiB. */
   unreadBytes: number;
   /** Milliseconds of silence after which a stream says that it is alive. Default 5,000. */
@@ -37,6 +41,8 @@ export const defaultLimits: Readonly<ServerLimits> = Object.freeze({
   logprobs: 20,
   promptLogprobs: 1_000_000,
   streamsPerKey: 128,
+  requestMs: 3_600_000,
+  priorities: false,
   unreadBytes: 1024 * 1024,
   keepAliveMs: 5000,
 });

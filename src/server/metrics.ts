@@ -45,11 +45,37 @@ export class Metrics {
   );
 
   /**
-   * @param read What is only known when it is asked for: requests on their way, the model, further lines.
+   * @param read What is only known when it is asked for: requests on their way, the model, how often it
+   *   failed and whether it runs, further lines.
    */
-  constructor(read: { requests: () => number; llm: () => LLM; more?: () => Promise<string> }) {
+  constructor(read: {
+    requests: () => number;
+    llm: () => LLM;
+    failures: () => number;
+    ready: () => boolean;
+    more?: () => Promise<string>;
+  }) {
     this.#more = read.more;
+    this.#readLater("model_failures_total", "How often the model failed.", read.failures);
+    this.#readLater(
+      "model_ready",
+      "1 if the model runs, 0 if it failed.",
+      () => Number(read.ready()),
+    );
     this.#readLater("requests_in_flight", "Requests that run or wait.", read.requests);
+    const expertLoad = () => read.llm().stats().expertLoad;
+    if (expertLoad().length > 0) {
+      new Gauge({
+        ...this.#named("expert_load_entropy"),
+        help: "How evenly a layer's experts were used lately: 1 is all equally, 0 is one alone.",
+        labelNames: ["layer"],
+        collect() {
+          for (const { layer, entropy } of expertLoad()) {
+            if (entropy !== undefined) this.set({ layer }, entropy);
+          }
+        },
+      });
+    }
     for (const [name, { help, value }] of Object.entries(engineFigures)) {
       if (value(read.llm()) !== undefined) this.#readLater(name, help, () => value(read.llm())!);
     }

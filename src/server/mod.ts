@@ -5,4 +5,4 @@
 export { defaultLimits, type ServerLimits } from "./limits.ts";
 export { createServer, type Server, type ServerOptions } from "./server.ts";
 export type { GateOptions } from "./gate.ts";
-export type { Reopen } from "./serving_model.ts";
+export type { Reopen, ReopenTerms } from "./serving_model.ts";

@@ -4,6 +4,8 @@
  */
 import { z } from "@hono/zod-openapi";
 import type { CallOptions } from "../llm.ts";
+import { ApiError } from "./api_error.ts";
+import type { ServerLimits } from "./limits.ts";
 
 /** The fields, as {@linkcode termFields} has checked them. */
 export interface TermFields {
@@ -24,11 +26,20 @@ export const termFields: Record<keyof TermFields, z.ZodType> = {
  *
  * @param fields Checked.
  * @param client Whose it is, see {@linkcode Gate.client}: of one length, so no other one and salt join alike.
+ * @param limits Of the server.
  * @returns The library's options.
+ * @throws {ApiError} 400 if it says a priority and may not.
  */
 export function termsOf(
   { priority, cache_salt = "" }: TermFields,
   client: string,
+  { requestMs, priorities }: ServerLimits,
 ): Omit<CallOptions, "signal"> {
-  return { priority, cacheSalt: client + cache_salt };
+  if (priority && !priorities) {
+    throw new ApiError(400, "Cannot use priority: this server treats all requests alike.", {
+      param: "priority",
+      code: "unsupported",
+    });
+  }
+  return { priority, cacheSalt: client + cache_salt, timeoutMs: requestMs };
 }

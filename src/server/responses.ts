@@ -64,7 +64,7 @@ export const responses: Endpoint = {
       schema: z.looseObject({ object: z.literal("response") }),
       stream: true,
     },
-    refusals: [404, 429, 503],
+    refusals: [404, 429, 503, 504],
   }),
   async answer({ request, client }, context) {
     const { llm, limits } = context;
@@ -87,7 +87,7 @@ export const responses: Endpoint = {
         maxTokens: mostTokens(llm, fields.max_output_tokens),
       },
       asked: formatOf("text.format", format),
-      terms: termsOf(fields, client),
+      terms: termsOf(fields, client, limits),
     };
     const ids = { response: newId("resp"), message: newId("msg") };
     const created = Math.floor(Date.now() / 1e3);

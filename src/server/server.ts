@@ -21,7 +21,7 @@ import { Metrics, metrics } from "./metrics.ts";
 import { modelByName, models } from "./models.ts";
 import { PAGE_PATHS, pageFile } from "./page.ts";
 import { responses } from "./responses.ts";
-import { type Reopen, ServingModel } from "./serving_model.ts";
+import { type Reopen, type ReopenTerms, ServingModel } from "./serving_model.ts";
 import { tokenize } from "./tokenize.ts";
 import { tokenizerInfo } from "./tokenizer_info.ts";
 
@@ -35,9 +35,11 @@ export interface ServerOptions extends GateOptions {
   corsOrigins?: readonly string[];
   /** Opens the model again after it failed, closing the failed one first. Default: it stays failed. */
   reopen?: Reopen;
+  /** How often that is tried, and after how long. Default: five times, within 15 seconds. */
+  reopenTerms?: ReopenTerms;
   /** Further lines of /metrics, in Prometheus' text format: the process's own figures, for example. */
   moreMetrics?(): Promise<string>;
-  /** Told of every failure that is the server's own. Default: nobody is. */
+  /** Told of every failure that is the server's own, once however many requests it ends. Default: nobody is. */
   onError?(error: unknown): void;
 }
 
@@ -101,8 +103,9 @@ export function createServer(llm: LLM, options: ServerOptions = {}): Server {
   const { names = ["hybridseek"], corsOrigins = [], onError = () => {} } = options;
   if (names.length === 0) throw new RangeError("A server needs a name for its model.");
   const limits = { ...defaultLimits, ...options.limits };
-  const model = new ServingModel(llm, options.reopen, onError);
+  const model = new ServingModel(llm, options.reopen, onError, options.reopenTerms);
   const admission = new Admission(limits);
+  let reported: unknown;
   const context: ServerContext = {
     get llm() {
       return model.llm;
@@ -114,13 +117,16 @@ export function createServer(llm: LLM, options: ServerOptions = {}): Server {
     metrics: new Metrics({
       requests: () => admission.requests,
       llm: () => model.described,
+      failures: () => model.failures,
+      ready: () => model.unready === undefined,
       more: options.moreMetrics,
     }),
     unready: () => admission.closed ? "the server is stopping" : model.unready,
     errorOf(error) {
       const told = apiErrorOf(error);
-      if (told.status === 500) onError(error);
-      model.heed(error);
+      if (told.status === 500 && error !== reported) onError(error);
+      if (told.status === 500) reported = error;
+      model.check();
       return told;
     },
   };
@@ -169,7 +175,10 @@ export function createServer(llm: LLM, options: ServerOptions = {}): Server {
   }
   return {
     fetch: async (request) => await app.fetch(request),
-    drain: () => admission.close(),
+    drain() {
+      model.stop();
+      return admission.close();
+    },
   };
 }
 

@@ -48,13 +48,14 @@ const PROMPT_FIELDS: Record<string, Harmless> = {
 const INSTEAD: Record<string, string> = {
   best_of: "there is no choosing among more texts than are returned; use n",
   use_beam_search: "there is no beam search; use n",
-  tools: 'this server calls no tools; leave it out, or set tool_choice to "none"',
+  tools: 'no tools are called here; leave it out, or set tool_choice to "none"',
   prompt_logprobs: "use /v1/completions with echo and logprobs",
   truncate_prompt_tokens: "prompts are never cut; shorten it",
 };
 
+const { tools: _tools, tool_choice: _choice, ...beside } = PROMPT_FIELDS;
 /** Fields of /v1/chat/completions. */
-export const CHAT_FIELDS: Record<string, Harmless> = { ...PROMPT_FIELDS, suffix: among("") };
+export const CHAT_FIELDS: Record<string, Harmless> = { ...beside, suffix: among("") };
 
 /** Fields of /v1/completions. */
 export const COMPLETION_FIELDS: Record<string, Harmless> = {

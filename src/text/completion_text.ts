@@ -6,6 +6,17 @@ import type { ResolvedSamplingParams } from "../sampling_params.ts";
 import { Detokenizer } from "./detokenizer.ts";
 import { StopStrings } from "./stop_strings.ts";
 import type { Tokenizer } from "./tokenizer.ts";
+import type { ToolCallDelta } from "./tool_call_text.ts";
+
+/** What a choice grew by. */
+export interface GrownText {
+  /** Text. */
+  text: string;
+  /** The stop string that is complete, if one is. */
+  stop?: string;
+  /** Pieces of calls, where the choice may call tools. */
+  toolCalls?: ToolCallDelta[];
+}
 
 /** Turns tokens into text and looks for stop strings in it. */
 export class CompletionText {
@@ -31,18 +42,19 @@ export class CompletionText {
    * Adds a token.
    *
    * @param tokenId It.
-   * @returns What the text grew by, and the stop string if one is complete.
+   * @returns What grew.
    */
-  push(tokenId: number): { text: string; stop?: string } {
+  push(tokenId: number): GrownText {
     const result = this.#stops.push(this.#detokenizer.push([tokenId]));
     this.text += result.text;
     return result;
   }
 
   /** Ends the text. @returns What was held back. */
-  finish(): string {
-    const text = this.#stops.push(this.#detokenizer.finish()).text + this.#stops.finish().text;
+  finish(): GrownText {
+    const [last, held] = [this.#stops.push(this.#detokenizer.finish()), this.#stops.finish()];
+    const text = last.text + held.text;
     this.text += text;
-    return text;
+    return { text, stop: last.stop ?? held.stop };
   }
 }

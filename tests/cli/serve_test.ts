@@ -69,6 +69,19 @@ Deno.test("keys come from the command line or the environment", async () => {
   }
 });
 
+Deno.test("--request-timeout ends what takes longer, --priority lets requests say theirs", async () => {
+  await using server = await start({ args: ["--request-timeout", "1", "--priority"] });
+  const short = await post(server.address, { prompt: "Once", max_tokens: 1, priority: -1 });
+  assert.equal(short.status, 200);
+  await short.body!.cancel();
+  const long = await post(server.address, {
+    ...{ prompt: "Once", max_tokens: 2000, n: 16, ignore_eos: true },
+  });
+  assert.equal(long.status, 504);
+  await long.body!.cancel();
+  await assert.rejects(start({ args: ["--request-timeout", "-1"] }), /It must be 0 or more/);
+});
+
 Deno.test("a port that is taken is an error in words", async () => {
   await using server = await start();
   const { port } = new URL(server.address);

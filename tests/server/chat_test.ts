@@ -139,6 +139,7 @@ Deno.test("an answer goes on with the last message, in vLLM's words and in DeepS
 Deno.test("what is not supported and would change the answer is 400 and names the field", async () => {
   const server = await serverOf();
   const tools = [{ type: "function", function: { name: "f", parameters: {} } }];
+  const call = { id: "c", type: "function", function: { name: "f", arguments: "{}" } };
   const cases: [string, object][] = [
     ["messages", { messages: [] }],
     ["messages", { messages: "Hi" }],
@@ -150,7 +151,7 @@ Deno.test("what is not supported and would change the answer is 400 and names th
       messages: [{ role: "assistant", content: "I", prefix: true }, ...messages],
     }],
     ["messages[0].tool_calls", {
-      messages: [{ role: "assistant", content: "", tool_calls: [{}] }],
+      messages: [{ role: "assistant", content: "", tool_calls: [call] }],
     }],
     ["response_format", { response_format: { type: "json_schema", json_schema: {} } }],
     ["tools", { tools }],

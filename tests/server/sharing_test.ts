@@ -3,7 +3,6 @@
  * cache has blocks of 16 tokens.
  */
 import { strict as assert } from "node:assert";
-import { OverloadError } from "../../mod.ts";
 import { createServer, type ServerOptions } from "../../src/server/mod.ts";
 import { type Script, scriptedModel } from "./scripted_model.ts";
 import { ask, errorOf, request, stream } from "./serving.ts";
@@ -52,21 +51,20 @@ Deno.test("a request that finds the queue full is told to come again, streamed o
   assert.deepEqual([(await first).http, (await second).http], [200, 200]);
 });
 
-Deno.test("a request whose time is over is 504", async () => {
-  const { server } = scripted({
-    step() {
-      throw new OverloadError(
-        "deadline_exceeded",
-        "Cannot finish the request: the script says so.",
-      );
-    },
-  });
-  const refusal = errorOf(await ask(server, path, body));
+Deno.test("a request whose time is over is 504, or an event if its stream has begun", async () => {
+  const step = () => new Promise<void>((resolve) => setTimeout(resolve, 5));
+  const { server } = scripted({ step }, { limits: { requestMs: 500 } });
+  const long = { ...body, max_tokens: 1000 };
+  const refusal = errorOf(await ask(server, path, long));
   assert.deepEqual([refusal.status, refusal.type, refusal.code], [
     504,
     "server_error",
     "deadline_exceeded",
   ]);
+  const events = await stream(server, path, long);
+  assert(events.length > 1);
+  assert.equal(events.at(-1)!.data.error.code, "deadline_exceeded");
+  assert.equal((await ask(server, path, body)).http, 200);
 });
 
 Deno.test("usage says what was in the cache, in OpenAI's words and in DeepSeek's, streamed or not", async () => {
@@ -134,7 +132,9 @@ Deno.test("a key finds only its own prompts in the cache, a salt only those with
 
 Deno.test("of requests that wait the one with the lowest priority number goes first", async () => {
   const { step, open } = halted();
-  const { model: { llm }, server } = scripted({ step, engine: { maxNumSeqs: 1 } });
+  const { model: { llm }, server } = scripted({ step, engine: { maxNumSeqs: 1 } }, {
+    limits: { priorities: true },
+  });
   const ended: number[] = [];
   const send = async (priority: number) => {
     assert.equal((await ask(server, path, { ...body, priority })).http, 200);
@@ -147,4 +147,13 @@ Deno.test("of requests that wait the one with the lowest priority number goes fi
   open();
   await Promise.all([running, ...waiting]);
   assert.deepEqual(ended, [-9, -1, 1, 2]);
+});
+
+Deno.test("unless the server says so, no request goes before others by a priority of its own", async () => {
+  const { server } = scripted();
+  for (const priority of [-1, 1]) {
+    const refusal = errorOf(await ask(server, path, { ...body, priority }));
+    assert.deepEqual([refusal.status, refusal.param], [400, "priority"]);
+  }
+  assert.equal((await ask(server, path, { ...body, priority: 0 })).http, 200);
 });
