@@ -14,8 +14,14 @@ export function applyMask(): void {
   markAdjusted();
   const list = logits;
   const bits = allowed;
+  const lowest = f32x4.splat(-f32.POSITIVE_INFINITY);
   for (let word: u32 = 0; word < (vocabSize + 31) / 32; word++) {
     let masked = ~load<u32>(bits + (<usize>word << 2));
+    if (masked == u32.MAX_VALUE) { // nearly all words of a grammar's mask
+      const from = list + (<usize>word << 7);
+      for (let at = from; at < from + 128; at += 16) v128.store(at, lowest);
+      continue;
+    }
     for (; masked != 0; masked &= masked - 1) {
       const id = word * 32 + ctz(masked);
       store<f32>(list + (<usize>id << 2), -f32.POSITIVE_INFINITY);
