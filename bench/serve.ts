@@ -10,6 +10,7 @@
  * open files, blocks. The bench fails if requests fail or anything grows.
  * @module
  */
+import { basename } from "node:path";
 import process from "node:process";
 import { Command } from "commander";
 import type { Backend } from "../src/backend/backend.ts";
@@ -102,7 +103,7 @@ await new Command("serve")
     const grown = growth(idle, quarters, after);
     const results = await Results.begin("serve", {});
     results.add({
-      ...{ model: real ? model ?? "embedded" : "script", streams, seconds },
+      ...{ model: real ? basename(model ?? "embedded") : "script", streams, seconds },
       sampling: JSON.parse(sampling),
       ended: report.streams,
       tokens: report.tokens,

@@ -4,7 +4,7 @@
  * @module
  */
 import { InvalidArgumentError } from "../errors.ts";
-import { type ChatMessage, plainValue } from "./chat_message.ts";
+import { type ChatMessage, plainMessages, plainValue } from "./chat_message.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** A function that a model may call, in OpenAI's words. */
@@ -122,23 +122,22 @@ export class ToolFormat {
    * @param tools The functions that the model may call.
    * @returns What to render: where the template does not write the functions, the system message has them, as
    *   DeepSeek-V2.5's model card puts them.
+   * @throws {InvalidArgumentError} If a message is malformed.
    */
   dialogue(
     messages: readonly ChatMessage[],
     tools: readonly FunctionTool[],
   ): { messages: readonly ChatMessage[]; tools?: readonly FunctionTool[] } {
-    const known = messages.flatMap((message) => this.#known(message));
+    const plain = plainMessages(messages) as (ChatMessage & { content: string | null })[];
+    const known = plain.flatMap((message) => this.#known(message));
     if (tools.length === 0) return { messages: known };
     if (this.#writesTools) return { messages: known, tools };
-    const index = known.findIndex((message) => message?.role === "system");
+    const index = known.findIndex(({ role }) => role === "system");
     const system = known[index];
     const text = descriptionOf(tools);
     if (!system) return { messages: [{ role: "system", content: text }, ...known] };
-    const { content } = system;
-    const longer = Array.isArray(content)
-      ? [...content, { type: "text", text: `\n\n${text}` }]
-      : `${content ?? ""}\n\n${text}`;
-    return { messages: known.with(index, { ...system, content: longer }) };
+    const content = `${system.content ?? ""}\n\n${text}`;
+    return { messages: known.with(index, { ...system, content }) };
   }
 
   /**
@@ -160,7 +159,7 @@ export class ToolFormat {
     if (!hasCalls(message)) return [message];
     const { content, tool_calls: _, ...said } = message;
     const called = { ...message, content: null };
-    if (!content || content.length === 0) return [called];
+    if (!content) return [called];
     return this.#writesTextBesideCalls ? [message] : [{ ...said, content }, called];
   }
 }

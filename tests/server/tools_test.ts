@@ -216,6 +216,13 @@ Deno.test("llm.chat and llm.stream give typed calls", async () => {
   await assert.rejects(llm.chat(messages, {}, { tools: [{} as FunctionTool] }), {
     field: "tools[0]",
   });
+  const wrong = [["messages", "Hi"], ["messages[0]", [null]], ["messages[0].content", [
+    { role: "system", content: 5 },
+  ]]] as const;
+  for (const [field, messages] of wrong) {
+    const prompt = { messages: messages as unknown as [], tools };
+    await assert.rejects(llm.generate(prompt), { name: "InvalidArgumentError", field });
+  }
 });
 
 Deno.test("what can not be held to, and tools of a model that knows none, are 400 by name", async () => {
