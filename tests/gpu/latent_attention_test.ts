@@ -3,7 +3,7 @@
  * kernels with their synchronisation taken out, which must be noticed.
  */
 import { strict as assert } from "node:assert";
-import { buildLatentAttention } from "../../gpu/emulated.ts";
+import { buildEmulated } from "../../gpu/emulated.ts";
 import { emulator, needs, python, succeeds } from "./gpu.ts";
 
 const tests = new URL("../../gpu/ops/latent_attention/tests/", import.meta.url);
@@ -11,12 +11,13 @@ const tolerances = new URL("tolerances.json", tests).pathname;
 const architectures = {
   sm80_bf16: "sm_80",
   sm80_fp8: "sm_80",
+  sm86_bf16: "sm_86",
   sm90_bf16: "sm_90a",
   sm90_fp8: "sm_90a",
 };
 
 async function runs(script: string, kernel: keyof typeof architectures): Promise<boolean> {
-  const library = await buildLatentAttention(await emulator());
+  const library = await buildEmulated("latent_attention", await emulator());
   const path = new URL(script, tests).pathname;
   const env = { HYBRIDSEEK_EMU_ARCH: architectures[kernel] };
   return await succeeds(python!, [path, library, kernel, tolerances], env);

@@ -12,9 +12,13 @@ import ctypes
 import json
 import sys
 import time
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "emu" / "tests"))
+from cuda_device import Device, pointer  # noqa: E402
 
 LATENT, ROTARY, ROW = 512, 64, 576
 INT_WORKSPACE = 8 << 20
@@ -57,41 +61,6 @@ class Tensors(ctypes.Structure):
     ]
 
 
-class Device:
-    """Memory of the emulated device."""
-
-    def __init__(self, library):
-        self.library = library
-        self.held = []
-
-    def check(self, code, what):
-        if code != 0:
-            raise RuntimeError(f"{what}: CUDA error {code}")
-
-    def empty(self, count):
-        pointer = ctypes.c_void_p()
-        self.check(self.library.cudaMalloc(ctypes.byref(pointer), ctypes.c_size_t(count)), "cudaMalloc")
-        self.held.append(pointer)
-        return pointer
-
-    def put(self, array, count=None):
-        count = array.nbytes if count is None else count
-        pointer = self.empty(max(count, 16))
-        code = self.library.cudaMemcpy(pointer, array.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(count), 1)
-        self.check(code, "cudaMemcpy")
-        return pointer
-
-    def get(self, pointer, shape, dtype):
-        array = np.empty(shape, dtype)
-        code = self.library.cudaMemcpy(array.ctypes.data_as(ctypes.c_void_p), pointer, ctypes.c_size_t(array.nbytes), 2)
-        self.check(code, "cudaMemcpy")
-        return array
-
-    def release(self):
-        for pointer in self.held:
-            self.library.cudaFree(pointer)
-
-
 def reference(query, cache, blocks, causal):
     """Float64 attention of one sequence: query [n, H, 576], cache rows [m, 576]."""
     keys = cache[blocks].reshape(-1, ROW)
@@ -132,7 +101,6 @@ def run_case(library, kernel, case, seed=3, cache_scale=1.0):
     tables = np.zeros(INT_WORKSPACE, np.uint8)
     lengths = np.array(contexts, np.int32)
     plan = Plan()
-    pointer = lambda array: array.ctypes.data_as(ctypes.c_void_p)
     code = library.latent_attention_plan(
         pointer(query_starts), pointer(block_starts), pointer(lengths), len(queries), heads, block, int(causal),
         pointer(tables), ctypes.c_size_t(FLOAT_WORKSPACE), ctypes.byref(plan),
