@@ -29,6 +29,8 @@ export interface CudaToolchain {
   cudaHome: string;
   /** Include folders of FlashInfer and what it needs. */
   includes: string[];
+  /** FlashInfer's licence. */
+  licence: string;
   /** sha256 of the list of wheels. */
   pins: string;
 }
@@ -119,15 +121,18 @@ export async function cudaToolchain(gpu: string): Promise<CudaToolchain> {
   const pins = sha256(readFileSync(requirements));
   const folder = `${gpuCache()}/toolchain-${pins.slice(0, 16)}`;
   if (!existsSync(folder)) await fetchInto(folder, requirements);
-  const flashinfer = `${folder}/flashinfer/flashinfer/data`;
-  const parts = ["include", "cutlass/include", "spdlog/include"];
+  const wheel = `${folder}/flashinfer`;
+  const facts = readdirSync(wheel).find((name) => name.endsWith(".dist-info"));
   return {
     cudaHome: `${folder}/cuda/nvidia/cu13`,
-    includes: parts.map((name) => `${flashinfer}/${name}`),
+    includes: HEADERS.map((name) => `${wheel}/flashinfer/data/${name}`),
+    licence: `${wheel}/${facts}/licenses/LICENSE`,
     pins,
   };
 }
 
+/** What is kept of FlashInfer's `data`. */
+const HEADERS = ["include", "cutlass/include", "spdlog/include"];
 /** Unpacks the parts of a wheel that are named by their beginnings. */
 const UNPACK = `
 import sys, zipfile
@@ -149,9 +154,9 @@ async function fetchInto(folder: string, requirements: string): Promise<void> {
     for (const name of readdirSync(`${work}/wheels`)) {
       const wheel = `${work}/wheels/${name}`;
       if (name.startsWith("flashinfer")) {
-        const parts = ["include/", "cutlass/include/", "spdlog/include/"];
-        const beginnings = parts.map((part) => `flashinfer/data/${part}`);
-        await runTool("python3", ["-c", UNPACK, wheel, `${work}/flashinfer`, ...beginnings]);
+        const beginnings = HEADERS.map((name) => `flashinfer/data/${name}/`);
+        const parts = [...beginnings, "flashinfer_python-"];
+        await runTool("python3", ["-c", UNPACK, wheel, `${work}/flashinfer`, ...parts]);
       } else {
         await runTool("python3", ["-c", UNPACK, wheel, `${work}/cuda`, "nvidia/"]);
       }

@@ -16,11 +16,18 @@ const architectures = {
   sm90_fp8: "sm_90a",
 };
 
-async function runs(script: string, kernel: keyof typeof architectures): Promise<boolean> {
+async function runs(
+  script: string,
+  kernel: keyof typeof architectures,
+  args: string[] = [],
+  env: Record<string, string> = {},
+): Promise<boolean> {
   const library = await buildEmulated("latent_attention", await emulator());
   const path = new URL(script, tests).pathname;
-  const env = { HYBRIDSEEK_EMU_ARCH: architectures[kernel] };
-  return await succeeds(python!, [path, library, kernel, tolerances], env);
+  return await succeeds(python!, [path, library, kernel, tolerances, ...args], {
+    HYBRIDSEEK_EMU_ARCH: architectures[kernel],
+    ...env,
+  });
 }
 
 for (const kernel of Object.keys(architectures) as (keyof typeof architectures)[]) {
@@ -28,6 +35,22 @@ for (const kernel of Object.keys(architectures) as (keyof typeof architectures)[
     needs(`MLA ${kernel}: ragged batches against float64`, "build", "python", "nvcc"),
     async () => {
       assert(await runs("cases.py", kernel));
+    },
+  );
+}
+
+// An fp8 row is half as long, and the blocks' indices, which count here too, are as many.
+for (
+  const [kernel, most] of [["sm80_bf16", 1.1], ["sm86_bf16", 1.1], ["sm90_bf16", 1.1], [
+    "sm80_fp8",
+    1.15,
+  ], ["sm90_fp8", 1.15]] as const
+) {
+  Deno.test(
+    needs(`MLA ${kernel}: a tile of heads reads the cache once`, "build", "python", "nvcc"),
+    async () => {
+      const args = ["--case", "decode_heads", "--most-reads", `${most}`];
+      assert(await runs("cases.py", kernel, args, { HYBRIDSEEK_EMU_SMS: "2" }));
     },
   );
 }
