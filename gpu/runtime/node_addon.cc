@@ -395,6 +395,13 @@ extern "C" __attribute__((visibility("default"))) napi_value napi_register_modul
     if (napi_create_function(env, name, kNapiAutoLength, function, nullptr, &value) != 0) return nullptr;
     napi_set_named_property(env, exports, name, value);
   }
+  napi_value cuda = nullptr;
+#ifdef HYBRIDSEEK_CUDA
+  if (napi_get_boolean(env, true, &cuda) != 0) return nullptr;
+#else
+  if (napi_get_boolean(env, false, &cuda) != 0) return nullptr;
+#endif
+  napi_set_named_property(env, exports, "cuda", cuda);
   napi_set_named_property(env, exports, "version", text(env, HYBRIDSEEK_VERSION));
   napi_set_named_property(env, exports, "sources", text(env, HYBRIDSEEK_SOURCES));
   return exports;

@@ -92,6 +92,10 @@ async function examine(): Promise<{ lines: Line[]; usable: boolean }> {
     say("native library", `${await libraryPath()}, version ${addon.version}, ${age(addon)}`);
     return addon;
   });
+  if (addon) {
+    const none = `none; ${BUILD_COMMAND} --cuda builds them`;
+    say("CUDA kernels", addon.cuda ? "in the native library" : none);
+  }
   const runtime = addon && await found(say, "onnxruntime", async () => {
     const runtime = await openOnnxRuntime(addon);
     say("onnxruntime", `${runtime.path}, version ${runtime.version}`);

@@ -27,6 +27,8 @@ export interface Addon {
   readonly version: string;
   /** sha256 of its sources. */
   readonly sources: string;
+  /** Whether it has CUDA kernels. */
+  readonly cuda: boolean;
   /** Opens a library of ONNX Runtime. */
   openRuntime(path: string): { version: string; suffices: boolean };
   /** Opens a model with the library's ops: an ONNX file's bytes, and the folder of its data files. */
