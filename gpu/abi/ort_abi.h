@@ -39,6 +39,8 @@ enum ElementType : int {
   kInt32 = 6,
   kInt64 = 7,
   kFloat16 = 10,
+  kBfloat16 = 16,
+  kFloat8 = 17,  // e4m3fn
 };
 
 // Number, name, result, parameters. A status is null where all went well.
@@ -68,6 +70,8 @@ enum ElementType : int {
   X(61, GetDimensionsCount, OrtStatus*, const OrtTensorInfo*, size_t* out)                            \
   X(62, GetDimensions, OrtStatus*, const OrtTensorInfo*, int64_t* dims, size_t rank)                  \
   X(65, GetTensorTypeAndShape, OrtStatus*, const OrtValue*, OrtTensorInfo** out)                      \
+  X(68, CreateMemoryInfo, OrtStatus*, const char* name, int allocator, int device, int memory,        \
+    OrtMemoryInfo** out)                                                                              \
   X(69, CreateCpuMemoryInfo, OrtStatus*, int allocator, int memory, OrtMemoryInfo** out)              \
   X(75, AllocatorAlloc, OrtStatus*, OrtAllocator*, size_t bytes, void** out)                          \
   X(76, AllocatorFree, OrtStatus*, OrtAllocator*, void* memory)                                       \
@@ -94,6 +98,7 @@ enum ElementType : int {
   X(135, ReleaseIoBinding, void, OrtIoBinding*)                                                       \
   X(136, BindInput, OrtStatus*, OrtIoBinding*, const char* name, const OrtValue*)                     \
   X(137, BindOutput, OrtStatus*, OrtIoBinding*, const char* name, const OrtValue*)                    \
+  X(193, KernelContext_GetGPUComputeStream, OrtStatus*, const OrtKernelContext*, void** out)          \
   X(230, KernelInfo_GetInputCount, OrtStatus*, const OrtKernelInfo*, size_t* out)                     \
   X(234, KernelInfo_GetInputTypeInfo, OrtStatus*, const OrtKernelInfo*, size_t index,                 \
     OrtTypeInfo** out)                                                                                \

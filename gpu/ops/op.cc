@@ -17,6 +17,8 @@ const char* type_name(int type) {
     case kInt32: return "int32";
     case kInt64: return "int64";
     case kFloat16: return "float16";
+    case kBfloat16: return "bfloat16";
+    case kFloat8: return "float8e4m3fn";
     default: return "another type";
   }
 }
@@ -52,6 +54,9 @@ Tensor tensor_of(const OrtFunctions& ort, const char* name, const OrtValue* valu
   return tensor;
 }
 
+// OrtMemTypeCPUInput, and what lies on the kernel's device.
+constexpr int kOnHost = -2, kOnDevice = 0;
+
 const Op& self(const OrtCustomOp* op) { return *static_cast<const Op*>(op); }
 
 }  // namespace
@@ -62,6 +67,12 @@ Dims Shapes::input(size_t index, size_t rank) const {
   Dims dims = TensorType(ort_, info).dims;
   if (dims.size() != rank) throw Error(kOrtInvalidArgument, "a shape is not known");
   return dims;
+}
+
+int Shapes::type(size_t index) const {
+  OrtTensorInfo* info = nullptr;  // the context's own
+  check(ort_, ort_.ShapeInferContext_GetInputTypeShape(context_, index, &info));
+  return TensorType(ort_, info).type;
 }
 
 void Shapes::set_output(size_t index, int type, const Dims& dims) const {
@@ -109,13 +120,19 @@ float NodeInfo::number(const char* name) const {
   throw error(std::string("it has no attribute ") + name + ".");
 }
 
-int64_t NodeInfo::known_size(size_t index, size_t axis) const {
+TensorType NodeInfo::input_type(size_t index) const {
   OrtTypeInfo* info = nullptr;
   check(ort_, ort_.KernelInfo_GetInputTypeInfo(info_, index, &info));
   Owned<OrtTypeInfo> owned(info, ort_.ReleaseTypeInfo);
   const OrtTensorInfo* tensor = nullptr;
   check(ort_, ort_.CastTypeInfoToTensorInfo(info, &tensor));
-  TensorType type(ort_, tensor);
+  return TensorType(ort_, tensor);
+}
+
+int NodeInfo::type(size_t index) const { return input_type(index).type; }
+
+int64_t NodeInfo::known_size(size_t index, size_t axis) const {
+  TensorType type = input_type(index);
   if (type.dims.size() <= axis || type.dims[axis] < 1) {
     throw error(std::string("the graph does not say size ") + std::to_string(axis) + " of input " +
                 schema_.inputs[index].name + ", which its weights are packed by.");
@@ -158,13 +175,14 @@ Scratch::~Scratch() {
   if (OrtStatus* status = ort_.AllocatorFree(allocator_.get(), data_)) ort_.ReleaseStatus(status);
 }
 
-Kernel::Kernel(const NodeInfo& node)
+Kernel::Kernel(const NodeInfo& node, OrtMemoryInfo* given)
     : ort(node.ort()),
       schema(node.schema()),
       place(node.place()),
       memory(
           [&] {
-            OrtMemoryInfo* info = nullptr;
+            OrtMemoryInfo* info = given;
+            if (info) return info;
             check(ort, ort.CreateCpuMemoryInfo(/*arena*/ 1, /*default memory*/ 0, &info));
             return info;
           }(),
@@ -203,6 +221,12 @@ Scratch Run::scratch(size_t bytes) const {
   return Scratch(kernel_.ort, context_, kernel_.memory.get(), bytes);
 }
 
+void* Run::stream() const {
+  void* stream = nullptr;
+  check(kernel_.ort, kernel_.ort.KernelContext_GetGPUComputeStream(context_, &stream));
+  return stream;
+}
+
 void Run::parallel(size_t count, const std::function<void(size_t)>& work) const {
   auto call = [](void* user, size_t thread) {
     (*static_cast<const std::function<void(size_t)>*>(user))(thread);
@@ -221,7 +245,9 @@ Op::Op(const OrtFunctions& ort, const Schema& schema, const char* provider, Crea
   GetInputCharacteristic = [](const OrtCustomOp* op, size_t i) {
     return static_cast<int>(self(op).schema.inputs[i].optional);
   };
-  GetInputMemoryType = [](const OrtCustomOp*, size_t) { return 0; };
+  GetInputMemoryType = [](const OrtCustomOp* op, size_t i) {
+    return self(op).schema.inputs[i].host ? kOnHost : kOnDevice;
+  };
   GetOutputTypeCount = [](const OrtCustomOp* op) { return self(op).schema.outputs.size(); };
   GetOutputType = [](const OrtCustomOp* op, size_t i) { return self(op).schema.outputs[i].type; };
   GetOutputCharacteristic = [](const OrtCustomOp* op, size_t i) {

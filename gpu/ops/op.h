@@ -14,6 +14,8 @@ struct Argument {
   const char* name;
   int type;
   bool optional = false;
+  // An input that a kernel on a device reads on the host.
+  bool host = false;
 };
 
 // What a graph says of a node's shapes while it is loaded. -1 is a size that varies.
@@ -22,6 +24,7 @@ class Shapes {
   Shapes(const OrtFunctions& ort, OrtShapeContext* context) : ort_(ort), context_(context) {}
   // Throws if the graph does not say it.
   Dims input(size_t index, size_t rank) const;
+  int type(size_t index) const;
   void set_output(size_t index, int type, const Dims& dims) const;
 
  private:
@@ -63,6 +66,8 @@ class NodeInfo {
   float number(const char* name, float otherwise) const;
   // What the graph says of an input; its size `axis` must be known.
   int64_t known_size(size_t index, size_t axis) const;
+  // The element type of an input.
+  int type(size_t index) const;
   // A weight; it must be stored in the model.
   Tensor weight(size_t index, std::initializer_list<int> types, size_t rank) const;
   // An error that names the node.
@@ -71,6 +76,8 @@ class NodeInfo {
   const Schema& schema() const { return schema_; }
 
  private:
+  TensorType input_type(size_t index) const;
+
   const OrtFunctions& ort_;
   const Schema& schema_;
   const OrtKernelInfo* info_;
@@ -78,7 +85,7 @@ class NodeInfo {
   std::string place_;
 };
 
-// Temporary memory from the session's own allocator, which keeps it for the next kernel.
+// Temporary memory of the kernel's device from the session's own allocator, which keeps it for the next kernel.
 class Scratch {
  public:
   Scratch(const OrtFunctions& ort, const OrtKernelContext* context, const OrtMemoryInfo* memory,
@@ -106,6 +113,8 @@ class Run {
   // An output; its data is null where nobody wants it.
   void* output(size_t index, const Dims& dims) const;
   Scratch scratch(size_t bytes) const;
+  // The device's queue that a kernel launches on; null on CPUs.
+  void* stream() const;
   // Calls `work(thread)` for the threads 0 ... count - 1 of the session's pool. They may come late, one
   // after the other, or at once.
   void parallel(size_t count, const std::function<void(size_t)>& work) const;
@@ -119,7 +128,8 @@ class Run {
 // A kernel of one node.
 class Kernel {
  public:
-  explicit Kernel(const NodeInfo& node);
+  // Without `memory`: a kernel on the CPU.
+  explicit Kernel(const NodeInfo& node, OrtMemoryInfo* memory = nullptr);
   virtual ~Kernel() = default;
   virtual void run(const Run& run) const = 0;
 
@@ -141,6 +151,12 @@ struct Op : OrtCustomOp {
 };
 
 constexpr const char* kCpuProvider = "CPUExecutionProvider";
+// Tests have the CUDA kernels on the emulated runtime, whose device's memory is the host's.
+#ifdef HYBRIDSEEK_EMULATED_CUDA
+constexpr const char* kCudaProvider = kCpuProvider;
+#else
+constexpr const char* kCudaProvider = "CUDAExecutionProvider";
+#endif
 
 // Makes an entry of a class of kernels.
 template <typename T>

@@ -9,4 +9,9 @@ std::unique_ptr<Op> latent_attention_cpu(const OrtFunctions& ort);
 std::unique_ptr<Op> paged_attention_cpu(const OrtFunctions& ort);
 std::unique_ptr<Op> sparse_experts_cpu(const OrtFunctions& ort);
 
+#ifdef HYBRIDSEEK_CUDA
+std::unique_ptr<Op> latent_attention_cuda(const OrtFunctions& ort);
+std::unique_ptr<Op> sparse_experts_cuda(const OrtFunctions& ort);
+#endif
+
 }  // namespace hybridseek

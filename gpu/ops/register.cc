@@ -16,9 +16,15 @@ std::atomic<size_t> copies{0};
 // Every op, once for each provider that has a kernel of it.
 std::vector<std::unique_ptr<Op>> make_ops(const OrtFunctions& ort) {
   std::vector<std::unique_ptr<Op>> ops;
-  ops.push_back(latent_attention_cpu(ort));
+#ifdef HYBRIDSEEK_CUDA
+  ops.push_back(latent_attention_cuda(ort));
+  ops.push_back(sparse_experts_cuda(ort));
+#endif
   ops.push_back(paged_attention_cpu(ort));
+#ifndef HYBRIDSEEK_EMULATED_CUDA
+  ops.push_back(latent_attention_cpu(ort));
   ops.push_back(sparse_experts_cpu(ort));
+#endif
   return ops;
 }
 
@@ -50,10 +56,12 @@ bool processor_suffices() {
 
 size_t cache_copies() { return copies; }
 
+void count_cache_copy() { copies++; }
+
 float* writable_cache(const Run& run, const Tensor& cache, size_t output) {
   void* written = run.output(output, cache.type.dims);
   if (written != cache.data) {
-    copies++;
+    count_cache_copy();
     std::memcpy(written, cache.data, cache.type.count() * sizeof(float));
   }
   return static_cast<float*>(written);

@@ -1,20 +1,32 @@
-// Letters: T tokens, D hidden, E experts, F expert hidden, K chosen experts. The overloads `float`, `int8`
-// and `int4` differ in their inputs, by which they are told apart: the number of them, and the bytes of a row.
+// The overloads `float`, `int8` and `int4` differ in their inputs, by which they are told apart: the number of
+// them, and the bytes of a row.
 #include <atomic>
 #include <thread>
 
-#include "cpu_kernels.h"
+#include "experts_node.h"
 #include "ops.h"
 
 namespace hybridseek {
 
 namespace {
 
-// Inputs of the float overload, and of those with scales.
-enum FloatInput { kX, kRouter, kGateUp, kDown };
-enum ScaledInput { kGateUpScales = 3, kScaledDown, kDownScales };
+// Where the overloads with scales go on, and the one without.
+enum { kDown = 3, kGateUpScales = 3, kScaledDown, kDownScales };
 
-const Schema& schema() {
+int64_t blocks(int64_t columns) { return (columns + 31) / 32; }
+
+// Elements of a row as the model stores it.
+int64_t row_size(cpu::Format format, int64_t columns) {
+  if (format == cpu::kInt8) return blocks(columns) * 32;
+  if (format == cpu::kInt4) return blocks(columns) * 16;
+  return columns;
+}
+
+bool has_scales(const NodeInfo& node) { return node.input_count() > kScaledDown; }
+
+}  // namespace
+
+const Schema& experts_schema() {
   static const Schema schema{
       "SparseExperts",
       {{"x", kFloat},
@@ -24,9 +36,54 @@ const Schema& schema() {
        {"down", kAnyType, true},
        {"down_scales", kAnyType, true}},
       {{"y", kFloat}, {"experts", kInt32, true}, {"weights", kFloat, true}},
-      [](const Shapes& shapes) { shapes.set_output(0, kFloat, shapes.input(kX, 2)); }};
+      [](const Shapes& shapes) { shapes.set_output(0, kFloat, shapes.input(kExpertsX, 2)); }};
   return schema;
 }
+
+ExpertsNode::ExpertsNode(const NodeInfo& node)
+    : router(node.weight(kExpertsRouter, {kFloat}, 2)),
+      gate_up(has_scales(node) ? node.weight(kExpertsGateUp, {kUint8}, 3)
+                               : node.weight(kExpertsGateUp, {kFloat, kFloat16}, 3)),
+      down(has_scales(node) ? node.weight(kScaledDown, {kUint8}, 3)
+                            : node.weight(kDown, {gate_up.type.type}, 3)) {
+  bool scaled = has_scales(node);
+  int64_t experts = router.dim(0), hidden = router.dim(1);
+  int64_t held = gate_up.dim(0), width = gate_up.dim(1) / 2;
+  cpu::Format format = !scaled ? (gate_up.type.type == kFloat ? cpu::kF32 : cpu::kF16)
+                       : gate_up.dim(2) == blocks(hidden) * 32 ? cpu::kInt8
+                                                               : cpu::kInt4;
+  auto expect = [&](const Tensor& tensor, const Dims& dims) {
+    if (tensor.type.dims == dims) return;
+    throw node.error(std::string(tensor.name) + " is " + text_of(tensor.type.dims) +
+                     ", it must be " + text_of(dims) + ".");
+  };
+  expect(gate_up, {held, 2 * width, row_size(format, hidden)});
+  expect(down, {held, hidden, row_size(format, width)});
+  if (scaled) {
+    gate_up_scales = node.weight(kGateUpScales, {kFloat16}, 3);
+    down_scales = node.weight(kDownScales, {kFloat16}, 3);
+    expect(*gate_up_scales, {held, 2 * width, blocks(hidden)});
+    expect(*down_scales, {held, hidden, blocks(width)});
+  }
+  auto range = [&](const char* name, int64_t value, int64_t least, int64_t most) {
+    if (value >= least && value <= most) return static_cast<size_t>(value);
+    throw node.error(std::string(name) + " is " + std::to_string(value) + ", it can be " +
+                     std::to_string(least) + " to " + std::to_string(most) + ".");
+  };
+  size_t groups = range("groups", node.integer("groups", 1), 1, std::min<int64_t>(experts, 256));
+  if (experts % groups != 0) throw node.error("groups does not divide the experts.");
+  size_t top_groups = range("top_groups", node.integer("top_groups", 1), 1, groups);
+  int64_t selectable = experts / static_cast<int64_t>(groups) * static_cast<int64_t>(top_groups);
+  size_t k = range("k", node.integer("k", 0), 1, selectable);
+  size_t first = range("first_expert", node.integer("first_expert", 0), 0, experts - held);
+  auto size = [](int64_t n) { return static_cast<size_t>(n); };
+  sizes = {size(hidden), size(width), size(experts),
+            first,        size(held),  k,
+            groups,       top_groups,  node.number("scaling", 1),
+            node.integer("normalize", 0) != 0, format};
+}
+
+namespace {
 
 // The experts' matrices of one kind, [held, rows, columns], as they lie in the model.
 struct Stack {
@@ -41,56 +98,21 @@ class SparseExperts : public Kernel {
  public:
   explicit SparseExperts(const NodeInfo& node)
       : Kernel(node), router_(nullptr, nullptr), packed_(nullptr, nullptr) {
-    bool scaled = node.input_count() > kScaledDown;
-    Tensor router = node.weight(kRouter, {kFloat}, 2);
-    Tensor gate_up = scaled ? node.weight(kGateUp, {kUint8}, 3)
-                            : node.weight(kGateUp, {kFloat, kFloat16}, 3);
-    Tensor down = scaled ? node.weight(kScaledDown, {kUint8}, 3)
-                         : node.weight(kDown, {gate_up.type.type}, 3);
-    int64_t experts = router.dim(0), hidden = router.dim(1);
-    int64_t held = gate_up.dim(0), width = gate_up.dim(1) / 2;
-    cpu::Format format = !scaled ? (gate_up.type.type == kFloat ? cpu::kF32 : cpu::kF16)
-                         : gate_up.dim(2) == blocks(hidden) * 32 ? cpu::kInt8
-                                                                 : cpu::kInt4;
-    auto expect = [&](const Tensor& tensor, const Dims& dims) {
-      if (tensor.type.dims == dims) return;
-      throw node.error(std::string(tensor.name) + " is " + text_of(tensor.type.dims) +
-                       ", it must be " + text_of(dims) + ".");
-    };
-    expect(gate_up, {held, 2 * width, row_size(format, hidden)});
-    expect(down, {held, hidden, row_size(format, width)});
-    Stack gate_ups = stack_of(gate_up, 2 * width, hidden), downs = stack_of(down, hidden, width);
-    if (scaled) {
-      Tensor gate_up_scales = node.weight(kGateUpScales, {kFloat16}, 3);
-      Tensor down_scales = node.weight(kDownScales, {kFloat16}, 3);
-      expect(gate_up_scales, {held, 2 * width, blocks(hidden)});
-      expect(down_scales, {held, hidden, blocks(width)});
-      add_scales(gate_ups, gate_up_scales);
-      add_scales(downs, down_scales);
+    ExpertsNode parts(node);
+    sizes_ = parts.sizes;
+    Stack gate_ups = stack_of(parts.gate_up, 2 * sizes_.width, sizes_.hidden);
+    Stack downs = stack_of(parts.down, sizes_.hidden, sizes_.width);
+    if (parts.gate_up_scales) {
+      add_scales(gate_ups, *parts.gate_up_scales);
+      add_scales(downs, *parts.down_scales);
     }
-    auto range = [&](const char* name, int64_t value, int64_t least, int64_t most) {
-      if (value >= least && value <= most) return static_cast<size_t>(value);
-      throw node.error(std::string(name) + " is " + std::to_string(value) + ", it can be " +
-                       std::to_string(least) + " to " + std::to_string(most) + ".");
-    };
-    size_t groups = range("groups", node.integer("groups", 1), 1, std::min<int64_t>(experts, 256));
-    if (experts % groups != 0) throw node.error("groups does not divide the experts.");
-    size_t top_groups = range("top_groups", node.integer("top_groups", 1), 1, groups);
-    int64_t selectable = experts / static_cast<int64_t>(groups) * static_cast<int64_t>(top_groups);
-    size_t k = range("k", node.integer("k", 0), 1, selectable);
-    size_t first = range("first_expert", node.integer("first_expert", 0), 0, experts - held);
-    auto size = [](int64_t n) { return static_cast<size_t>(n); };
-    sizes_ = {size(hidden), size(width), size(experts),
-              first,        size(held),  k,
-              groups,       top_groups,  node.number("scaling", 1),
-              node.integer("normalize", 0) != 0, format};
     router_ = allocate_bytes(cpu::hybridseek_packed_bytes(cpu::kF32, sizes_.experts, sizes_.hidden));
-    cpu::hybridseek_pack(cpu::kF32, sizes_.experts, sizes_.hidden, router.data, nullptr, router_.get());
+    cpu::hybridseek_pack(cpu::kF32, sizes_.experts, sizes_.hidden, parts.router.data, nullptr, router_.get());
     pack(gate_ups, downs);
   }
 
   void run(const Run& run) const override {
-    Tensor x = run.input(kX, {-1, static_cast<int64_t>(sizes_.hidden)});
+    Tensor x = run.input(kExpertsX, {-1, static_cast<int64_t>(sizes_.hidden)});
     int64_t tokens = x.dim(0), k = sizes_.k;
     auto y = static_cast<float*>(run.output(0, x.type.dims));
     auto chosen = static_cast<int32_t*>(run.output(1, {tokens, k}));
@@ -117,19 +139,10 @@ class SparseExperts : public Kernel {
   }
 
  private:
-  static int64_t blocks(int64_t columns) { return (columns + 31) / 32; }
-
-  // Elements of a row as the model stores it.
-  static int64_t row_size(cpu::Format format, int64_t columns) {
-    if (format == cpu::kInt8) return blocks(columns) * 32;
-    if (format == cpu::kInt4) return blocks(columns) * 16;
-    return columns;
-  }
-
-  static Stack stack_of(const Tensor& tensor, int64_t rows, int64_t columns) {
+  static Stack stack_of(const Tensor& tensor, size_t rows, size_t columns) {
     size_t element = tensor.type.type == kFloat ? 4 : tensor.type.type == kFloat16 ? 2 : 1;
     size_t bytes = tensor.type.count() / static_cast<size_t>(tensor.dim(0)) * element;
-    return {static_cast<size_t>(rows), static_cast<size_t>(columns), tensor.as<uint8_t>(), bytes};
+    return {rows, columns, tensor.as<uint8_t>(), bytes};
   }
 
   static void add_scales(Stack& stack, const Tensor& scales) {
@@ -175,7 +188,7 @@ class SparseExperts : public Kernel {
 }  // namespace
 
 std::unique_ptr<Op> sparse_experts_cpu(const OrtFunctions& ort) {
-  return op_of<SparseExperts>(ort, schema(), kCpuProvider);
+  return op_of<SparseExperts>(ort, experts_schema(), kCpuProvider);
 }
 
 }  // namespace hybridseek

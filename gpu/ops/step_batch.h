@@ -60,6 +60,7 @@ inline StepBatch read_step_batch(const Run& run, size_t first, int64_t tokens, i
 
 // How often a cache had to be copied, because a caller did not bind it as input and output.
 size_t cache_copies();
+void count_cache_copy();
 
 // The cache that is written: the input itself where the caller bound it as the output, else a copy of it.
 float* writable_cache(const Run& run, const Tensor& cache, size_t output);

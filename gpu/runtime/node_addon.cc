@@ -1,8 +1,13 @@
 // The addon for Deno, Node and Bun: session.h in JavaScript. `src/backend/native/addon.ts` has the types.
 // Errors have a `code`, ORT_<number of onnxruntime's error code>.
+#include <cmath>
+#include <cstdio>
 #include <cstdlib>
 
 #include "../abi/node_abi.h"
+#ifdef HYBRIDSEEK_CUDA
+#include "../ops/cuda_selftest.h"
+#endif
 #include "session.h"
 
 extern "C" size_t hybridseek_cache_copies();
@@ -334,6 +339,27 @@ napi_value cache_copies(napi_env env, Arguments&) {
   return result;
 }
 
+// selftest(1: with timings, else 0): a JSON text of [name, error, bound, microseconds, least microseconds]s
+napi_value selftest(napi_env env, Arguments& arguments) {
+#ifdef HYBRIDSEEK_CUDA
+  std::string json = "[";
+  for (const SelftestResult& result : cuda_selftest(integer_of(env, arguments[0]) != 0)) {
+    json += json.size() > 1 ? ",[\"" : "[\"";
+    json += result.name + "\"";
+    for (double number : {result.error, result.bound, result.microseconds, result.least}) {
+      char digits[32];
+      std::snprintf(digits, sizeof digits, "%.6e", number);
+      json += std::string(",") + (std::isfinite(number) ? digits : "null");
+    }
+    json += "]";
+  }
+  return text(env, json + "]");
+#else
+  static_cast<void>(env), static_cast<void>(arguments);
+  throw Error(kOrtNotImplemented, "Cannot use CUDA: this library was built without its kernels.");
+#endif
+}
+
 }  // namespace
 
 }  // namespace hybridseek
@@ -362,12 +388,20 @@ extern "C" __attribute__((visibility("default"))) napi_value napi_register_modul
       {"closeSession", guarded<close<Session>>},
       {"closeTensor", guarded<close<DeviceTensor>>},
       {"cacheCopies", guarded<cache_copies>},
+      {"selftest", guarded<selftest>},
   };
   for (auto& [name, function] : functions) {
     napi_value value = nullptr;
     if (napi_create_function(env, name, kNapiAutoLength, function, nullptr, &value) != 0) return nullptr;
     napi_set_named_property(env, exports, name, value);
   }
+  napi_value cuda = nullptr;
+#ifdef HYBRIDSEEK_CUDA
+  if (napi_get_boolean(env, true, &cuda) != 0) return nullptr;
+#else
+  if (napi_get_boolean(env, false, &cuda) != 0) return nullptr;
+#endif
+  napi_set_named_property(env, exports, "cuda", cuda);
   napi_set_named_property(env, exports, "version", text(env, HYBRIDSEEK_VERSION));
   napi_set_named_property(env, exports, "sources", text(env, HYBRIDSEEK_SOURCES));
   return exports;

@@ -9,19 +9,23 @@ import {
   loadAddon,
   openOnnxRuntime,
 } from "../backend/native/addon.ts";
-import { HybridseekError } from "../errors.ts";
+import { HybridseekError, UnsupportedError } from "../errors.ts";
 import { buildNative, sourceFolder, sourcesHash, TOOLS, toolVersion } from "./native_build.ts";
 
-/** Adds `hybridseek gpu build | doctor`. @param program To this program. */
+/** Adds `hybridseek gpu build | doctor | selftest`. @param program To this program. */
 export function addGpuCommand(program: Command): void {
   const gpu = program.command("gpu").description("The native library of backend ort-native.");
   gpu.command("build")
     .description("Build it with cmake, a C++ compiler and cargo.")
-    .action(async () => {
-      await buildNative();
-      process.stdout.write(
-        `${await libraryPath()}: CPU kernels (this version has no CUDA kernels)\n`,
-      );
+    .option(
+      "--cuda",
+      "with CUDA kernels; fetches NVIDIA's compiler and FlashInfer from PyPI",
+      false,
+    )
+    .action(async ({ cuda }: { cuda: boolean }) => {
+      await buildNative({ cuda });
+      const kernels = cuda ? "CPU and CUDA kernels" : "CPU kernels; --cuda adds CUDA's";
+      process.stdout.write(`${await libraryPath()}: ${kernels}\n`);
     });
   gpu.command("doctor")
     .description("Say what is there, what is missing, and what brings it.")
@@ -30,6 +34,43 @@ export function addGpuCommand(program: Command): void {
       process.stdout.write(lines.map(([name, text]) => `${name.padEnd(16)}${text}\n`).join(""));
       if (!usable) process.exitCode = 1;
     });
+  gpu.command("selftest")
+    .description("Run the CUDA kernels on this machine's GPU against float64, and time them.")
+    .option("--no-timing", "leave out the sizes of a real model, which take 2 GB of its memory")
+    .action(async ({ timing }: { timing: boolean }) => {
+      if (!await selftest(timing)) process.exitCode = 1;
+    });
+}
+
+/** Prints a line for every kernel; whether all are right. */
+async function selftest(timing: boolean): Promise<boolean> {
+  const addon = await loadAddon();
+  let results: [string, number | null, number, number, number][];
+  try {
+    results = JSON.parse(addon.selftest(timing ? 1 : 0));
+  } catch (cause) {
+    throw new UnsupportedError(
+      `${
+        (cause as Error).message
+      } ${BUILD_COMMAND} --cuda builds the kernels, hybridseek gpu doctor ` +
+        "tells what else is missing.",
+      { cause },
+    );
+  }
+  let good = true;
+  for (const [name, error, bound, microseconds, least] of results) {
+    const right = error !== null && error <= bound;
+    good &&= right;
+    let line = `${right ? "ok    " : "WRONG "} ${name.padEnd(30)} error ${
+      error?.toExponential(1) ?? "no number"
+    } of ${bound.toExponential(1)}`;
+    if (microseconds > 0) line += `, ${microseconds.toFixed(0)} µs`;
+    if (microseconds > 0 && least > 0) {
+      line += `, ${(100 * least / microseconds).toFixed(0)} % of the memory's speed`;
+    }
+    process.stdout.write(`${line}\n`);
+  }
+  return good;
 }
 
 type Line = [name: string, text: string];
@@ -51,6 +92,10 @@ async function examine(): Promise<{ lines: Line[]; usable: boolean }> {
     say("native library", `${await libraryPath()}, version ${addon.version}, ${age(addon)}`);
     return addon;
   });
+  if (addon) {
+    const none = `none; ${BUILD_COMMAND} --cuda builds them`;
+    say("CUDA kernels", addon.cuda ? "in the native library" : none);
+  }
   const runtime = addon && await found(say, "onnxruntime", async () => {
     const runtime = await openOnnxRuntime(addon);
     say("onnxruntime", `${runtime.path}, version ${runtime.version}`);
@@ -61,7 +106,7 @@ async function examine(): Promise<{ lines: Line[]; usable: boolean }> {
     say(tool.name, toolVersion(tool) ?? `not found: ${BUILD_COMMAND} needs it; ${tool.advice}`);
   }
   const nvcc = { name: "nvcc", programs: ["nvcc"], advice: "" };
-  say("CUDA compiler", toolVersion(nvcc) ?? "not found: this version builds no CUDA kernels");
+  say("CUDA compiler", toolVersion(nvcc) ?? `not found; ${BUILD_COMMAND} --cuda fetches its own`);
   const paths = libraryPaths();
   for (const [name, file, absence] of LIBRARIES) {
     say(name, paths(file) ?? `${file} not found: ${absence}`);

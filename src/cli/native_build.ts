@@ -4,12 +4,13 @@
  */
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { copyFileSync, existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { BackendError, UnsupportedError } from "../errors.ts";
 import { VERSION } from "../version.ts";
+import { compileCuda, cudaToolchain, EXPERT_SOURCES, LATENT_SOURCES } from "./cuda_toolchain.ts";
 
 /** A program that the build needs. */
 export interface Tool {
@@ -38,7 +39,14 @@ export function toolVersion({ programs }: Tool): string | undefined {
 }
 
 /** What the library is made of, relative to the repository. */
-const SOURCES = ["gpu/CMakeLists.txt", "gpu/abi", "gpu/ops", "gpu/runtime"];
+const SOURCES = [
+  "gpu/CMakeLists.txt",
+  "gpu/abi",
+  "gpu/exports.map",
+  "gpu/ops",
+  "gpu/runtime",
+  "gpu/toolchain.txt",
+];
 const KERNEL_SOURCES = ["Cargo.toml", "Cargo.lock", "engine/Cargo.toml", "engine/src"];
 
 /**
@@ -62,7 +70,9 @@ export function sourcesHash(folder: string): string {
   const files: string[] = [];
   const collect = (path: string) => {
     if (!statSync(folder + path).isDirectory()) return files.push(path);
-    for (const name of readdirSync(folder + path)) collect(`${path}/${name}`);
+    for (const name of readdirSync(folder + path)) {
+      if (name !== "tests") collect(`${path}/${name}`);
+    }
   };
   [...SOURCES, ...KERNEL_SOURCES.map((path) => `wasm/${path}`)].forEach(collect);
   const hash = createHash("sha256");
@@ -70,26 +80,57 @@ export function sourcesHash(folder: string): string {
   return hash.digest("hex");
 }
 
+/** What else than the library itself a build may be for. */
+export interface NativeBuildOptions {
+  /** With CUDA kernels, whose compiler is fetched where the cache does not have it. */
+  cuda?: boolean;
+  /** For tests: a folder for a library whose CUDA kernels serve CPU sessions, on the emulated runtime. */
+  emulated?: string;
+}
+
 /**
  * Builds the library to `gpu/build/hybridseek.node`; what has not changed is not built again.
  *
+ * @param options With what.
  * @throws {UnsupportedError} If a tool or the sources are missing.
  * @throws {BackendError} If a tool fails; it has said why.
  */
-export async function buildNative(): Promise<void> {
+export async function buildNative(options: NativeBuildOptions = {}): Promise<void> {
   const folder = sourceFolder();
   const missing = TOOLS.filter((tool) => toolVersion(tool) === undefined);
   if (missing.length > 0) {
     const list = missing.map(({ name, advice }) => `${name} (${advice})`).join(", ");
     throw new UnsupportedError(`Cannot build the native library: missing are ${list}.`);
   }
-  const [source, build] = [`${folder}gpu`, `${folder}gpu/build`];
-  const definitions = { HYBRIDSEEK_VERSION: VERSION, HYBRIDSEEK_SOURCES: sourcesHash(folder) };
+  const [source, build] = [`${folder}gpu`, options.emulated ?? `${folder}gpu/build`];
+  const objects = options.cuda || options.emulated ? await cudaObjects(`${source}/`) : [];
+  const definitions = {
+    HYBRIDSEEK_VERSION: VERSION,
+    HYBRIDSEEK_SOURCES: sourcesHash(folder),
+    HYBRIDSEEK_CUDA_OBJECTS: objects.join(";"),
+    HYBRIDSEEK_EMULATED_CUDA: options.emulated ? "ON" : "OFF",
+  };
   await run("cmake", [
     ...["-S", source, "-B", build],
     ...Object.entries(definitions).map(([name, value]) => `-D${name}=${value}`),
   ]);
   await run("cmake", ["--build", build, "--parallel", `${availableParallelism()}`]);
+  if (objects.length === 0) return;
+  // The library holds code of others now.
+  const { licence } = await cudaToolchain(`${source}/`);
+  copyFileSync(licence, `${build}/LICENSE.flashinfer`);
+  copyFileSync(`${source}/NOTICE`, `${build}/NOTICE`);
+}
+
+/** The compiled kernels, one after another: each takes up to a minute, once. */
+async function cudaObjects(gpu: string): Promise<string[]> {
+  const toolchain = await cudaToolchain(gpu);
+  const objects: string[] = [];
+  for (const { path, targets } of [...EXPERT_SOURCES, ...LATENT_SOURCES]) {
+    process.stderr.write(`CUDA kernels: ${path}\n`);
+    objects.push(await compileCuda(toolchain, `${gpu}ops/${path}`, targets));
+  }
+  return objects;
 }
 
 /** Runs a program, whose output goes to standard error. */

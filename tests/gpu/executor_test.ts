@@ -3,7 +3,7 @@
  * between processes, and a CUDA program on the emulated runtime.
  */
 import { strict as assert } from "node:assert";
-import { buildEmulated } from "../../gpu/emulated.ts";
+import { compileKernels, linkEmulated } from "../../gpu/emulated.ts";
 import { emulator, needs, python, succeeds } from "./gpu.ts";
 
 const tests = new URL("../../gpu/emu/tests/", import.meta.url);
@@ -50,7 +50,8 @@ Deno.test(
 
 Deno.test(needs("emulated CUDA runtime: a program compiled by nvcc", "build", "nvcc"), async () => {
   const built = await emulator();
-  const source = { path: new URL("runtime.cu", tests).pathname, architecture: "80" };
-  const program = await buildEmulated([source], `${built.folder}/runtime_test`, built, false);
+  const source = { path: "../emu/tests/runtime.cu", targets: ["arch=compute_80,code=compute_80"] };
+  const objects = await compileKernels([source]);
+  const program = await linkEmulated(objects, `${built.folder}/runtime_test`, built, false);
   assert(await succeeds(program, []));
 });

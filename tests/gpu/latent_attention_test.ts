@@ -3,7 +3,7 @@
  * kernels with their synchronisation taken out, which must be noticed.
  */
 import { strict as assert } from "node:assert";
-import { buildLatentAttention } from "../../gpu/emulated.ts";
+import { buildEmulated } from "../../gpu/emulated.ts";
 import { emulator, needs, python, succeeds } from "./gpu.ts";
 
 const tests = new URL("../../gpu/ops/latent_attention/tests/", import.meta.url);
@@ -11,15 +11,23 @@ const tolerances = new URL("tolerances.json", tests).pathname;
 const architectures = {
   sm80_bf16: "sm_80",
   sm80_fp8: "sm_80",
+  sm86_bf16: "sm_86",
   sm90_bf16: "sm_90a",
   sm90_fp8: "sm_90a",
 };
 
-async function runs(script: string, kernel: keyof typeof architectures): Promise<boolean> {
-  const library = await buildLatentAttention(await emulator());
+async function runs(
+  script: string,
+  kernel: keyof typeof architectures,
+  args: string[] = [],
+  env: Record<string, string> = {},
+): Promise<boolean> {
+  const library = await buildEmulated("latent_attention", await emulator());
   const path = new URL(script, tests).pathname;
-  const env = { HYBRIDSEEK_EMU_ARCH: architectures[kernel] };
-  return await succeeds(python!, [path, library, kernel, tolerances], env);
+  return await succeeds(python!, [path, library, kernel, tolerances, ...args], {
+    HYBRIDSEEK_EMU_ARCH: architectures[kernel],
+    ...env,
+  });
 }
 
 for (const kernel of Object.keys(architectures) as (keyof typeof architectures)[]) {
@@ -27,6 +35,22 @@ for (const kernel of Object.keys(architectures) as (keyof typeof architectures)[
     needs(`MLA ${kernel}: ragged batches against float64`, "build", "python", "nvcc"),
     async () => {
       assert(await runs("cases.py", kernel));
+    },
+  );
+}
+
+// An fp8 row is half as long, and the blocks' indices, which count here too, are as many.
+for (
+  const [kernel, most] of [["sm80_bf16", 1.1], ["sm86_bf16", 1.1], ["sm90_bf16", 1.1], [
+    "sm80_fp8",
+    1.15,
+  ], ["sm90_fp8", 1.15]] as const
+) {
+  Deno.test(
+    needs(`MLA ${kernel}: a tile of heads reads the cache once`, "build", "python", "nvcc"),
+    async () => {
+      const args = ["--case", "decode_heads", "--most-reads", `${most}`];
+      assert(await runs("cases.py", kernel, args, { HYBRIDSEEK_EMU_SMS: "2" }));
     },
   );
 }

@@ -57,10 +57,42 @@ int latent_attention_sm80_bf16(const LatentAttentionPlan* plan, const LatentAtte
                                int causal, void* stream);
 int latent_attention_sm80_fp8(const LatentAttentionPlan* plan, const LatentAttentionTensors* tensors,
                               int causal, void* stream);
+int latent_attention_sm86_bf16(const LatentAttentionPlan* plan, const LatentAttentionTensors* tensors,
+                               int causal, void* stream);
 int latent_attention_sm90_bf16(const LatentAttentionPlan* plan, const LatentAttentionTensors* tensors,
                                int causal, void* stream);
 int latent_attention_sm90_fp8(const LatentAttentionPlan* plan, const LatentAttentionTensors* tensors,
                               int causal, void* stream);
+
+/// What lies around those kernels in the op LatentAttention. N and V, the nope and value dims, are
+/// multiples of 64.
+typedef struct {
+  uint32_t tokens, heads, nope, value;
+  float epsilon;             ///< of the latent's RMS norm
+  int cache_fp8;             ///< else bf16
+  const float* query;        ///< [T, H, N + 64], before the rotation
+  const float* latent;       ///< [T, 576], before the norm and the rotation
+  const float* norm_weight;  ///< [512]
+  const float* cos;          ///< [T, 32]
+  const float* sin;          ///< [T, 32]
+  const int32_t* slots;      ///< [T]: rows of the cache, as if it were one block
+  const void* key_up;        ///< bf16 [H, 512, N]: W_UK, transposed
+  const void* value_up;      ///< bf16 [H, V, 512]: W_UV
+  void* cache;               ///< rows of 576
+  void* query_nope;          ///< bf16 [T, H, N], temporary
+  void* query_latent;        ///< bf16 [T, H, 512]
+  void* query_rotary;        ///< bf16 [T, H, 64]
+  void* output;              ///< bf16 [T, H, 512]
+  float* y;                  ///< [T, H, V]
+} LatentAttentionStep;
+
+/// Gives key_up and value_up for kv_b [H, N + V, 512], which is f16 if `half` and else f32.
+int latent_attention_pack(const void* kv_b, int half, uint32_t heads, uint32_t nope, uint32_t value,
+                          void* key_up, void* value_up, void* stream);
+/// Appends the step's rows to the cache and makes the queries in the latent space.
+int latent_attention_prepare(const LatentAttentionStep* step, void* stream);
+/// From the attention's output in the latent space to y.
+int latent_attention_project(const LatentAttentionStep* step, void* stream);
 
 #ifdef __cplusplus
 }

@@ -5,6 +5,6 @@ extern "C" int latent_attention_sm80_bf16(const LatentAttentionPlan* plan,
                                           const LatentAttentionTensors* tensors, int causal,
                                           void* stream) {
   using namespace hybridseek;
-  return causal ? Sm80<true, __nv_bfloat16, 2, true>::run(plan, tensors, stream)
-                : Sm80<false, __nv_bfloat16, 2, true>::run(plan, tensors, stream);
+  return causal ? Sm80<true, __nv_bfloat16, 2, 32, true>::run(plan, tensors, stream)
+                : Sm80<false, __nv_bfloat16, 2, 32, true>::run(plan, tensors, stream);
 }

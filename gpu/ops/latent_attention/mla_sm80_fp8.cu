@@ -6,6 +6,6 @@ extern "C" int latent_attention_sm80_fp8(const LatentAttentionPlan* plan,
                                          const LatentAttentionTensors* tensors, int causal,
                                          void* stream) {
   using namespace hybridseek;
-  return causal ? Sm80<true, __nv_fp8_e4m3, 1, false>::run(plan, tensors, stream)
-                : Sm80<false, __nv_fp8_e4m3, 1, false>::run(plan, tensors, stream);
+  return causal ? Sm80<true, __nv_fp8_e4m3, 1, 32, false>::run(plan, tensors, stream)
+                : Sm80<false, __nv_fp8_e4m3, 1, 32, false>::run(plan, tensors, stream);
 }

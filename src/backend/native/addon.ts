@@ -27,6 +27,8 @@ export interface Addon {
   readonly version: string;
   /** sha256 of its sources. */
   readonly sources: string;
+  /** Whether it has CUDA kernels. */
+  readonly cuda: boolean;
   /** Opens a library of ONNX Runtime. */
   openRuntime(path: string): { version: string; suffices: boolean };
   /** Opens a model with the library's ops: an ONNX file's bytes, and the folder of its data files. */
@@ -61,6 +63,12 @@ export interface Addon {
   closeTensor(tensor: NativeTensor): void;
   /** How often an attention kernel found a cache that was not bound in place, and copied it. */
   cacheCopies(): number;
+  /**
+   * Runs the CUDA kernels on this machine's device and compares them with float64. 1: also times sizes of a
+   * real model. Gives a JSON text of [name, relative error, its bound, microseconds, least microseconds]s:
+   * an error of null is none that is a number, 0 microseconds were not measured or are not known.
+   */
+  selftest(timed: 0 | 1): string;
 }
 
 /** The environment variable with the path of the native library. */

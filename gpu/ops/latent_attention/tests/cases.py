@@ -1,20 +1,27 @@
 """Runs FlashInfer's MLA kernels on the emulated CUDA runtime and compares them with float64.
 
-    cases.py LIBRARY KERNEL TOLERANCES [--case NAME]
+    cases.py LIBRARY KERNEL TOLERANCES [--case NAME] [--most-reads TIMES]
 
 LIBRARY is the shared library of gpu/ops/latent_attention, linked with the emulated runtime. KERNEL is the
 end of a function of latent_attention.h ("sm80_bf16"); TOLERANCES the data file beside this one. Prints a
-line per case and ends with 1 if one is beyond its tolerance.
+line per case and ends with 1 if one is beyond its tolerance. --most-reads bounds how often a tile of 64 heads
+reads the cache, by the executor's count; it holds where contexts are not split, as with two multiprocessors.
 """
 
 import argparse
 import ctypes
 import json
+import os
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "emu" / "tests"))
+from cuda_device import Device, pointer  # noqa: E402
 
 LATENT, ROTARY, ROW = 512, 64, 576
 INT_WORKSPACE = 8 << 20
@@ -57,41 +64,6 @@ class Tensors(ctypes.Structure):
     ]
 
 
-class Device:
-    """Memory of the emulated device."""
-
-    def __init__(self, library):
-        self.library = library
-        self.held = []
-
-    def check(self, code, what):
-        if code != 0:
-            raise RuntimeError(f"{what}: CUDA error {code}")
-
-    def empty(self, count):
-        pointer = ctypes.c_void_p()
-        self.check(self.library.cudaMalloc(ctypes.byref(pointer), ctypes.c_size_t(count)), "cudaMalloc")
-        self.held.append(pointer)
-        return pointer
-
-    def put(self, array, count=None):
-        count = array.nbytes if count is None else count
-        pointer = self.empty(max(count, 16))
-        code = self.library.cudaMemcpy(pointer, array.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(count), 1)
-        self.check(code, "cudaMemcpy")
-        return pointer
-
-    def get(self, pointer, shape, dtype):
-        array = np.empty(shape, dtype)
-        code = self.library.cudaMemcpy(array.ctypes.data_as(ctypes.c_void_p), pointer, ctypes.c_size_t(array.nbytes), 2)
-        self.check(code, "cudaMemcpy")
-        return array
-
-    def release(self):
-        for pointer in self.held:
-            self.library.cudaFree(pointer)
-
-
 def reference(query, cache, blocks, causal):
     """Float64 attention of one sequence: query [n, H, 576], cache rows [m, 576]."""
     keys = cache[blocks].reshape(-1, ROW)
@@ -132,7 +104,6 @@ def run_case(library, kernel, case, seed=3, cache_scale=1.0):
     tables = np.zeros(INT_WORKSPACE, np.uint8)
     lengths = np.array(contexts, np.int32)
     plan = Plan()
-    pointer = lambda array: array.ctypes.data_as(ctypes.c_void_p)
     code = library.latent_attention_plan(
         pointer(query_starts), pointer(block_starts), pointer(lengths), len(queries), heads, block, int(causal),
         pointer(tables), ctypes.c_size_t(FLOAT_WORKSPACE), ctypes.byref(plan),
@@ -145,10 +116,16 @@ def run_case(library, kernel, case, seed=3, cache_scale=1.0):
         device.put(latent), device.put(rotary), device.put(cache.view(np.uint8)), device.put(order), output, lse,
         device.put(tables, plan.staged_bytes), device.empty(FLOAT_WORKSPACE), SCALE, cache_scale,
     )
-    code = getattr(library, "latent_attention_" + kernel)(
-        ctypes.byref(plan), ctypes.byref(tensors), int(causal), None
-    )
-    device.check(code, kernel)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["HYBRIDSEEK_EMU_LOG"] = log = str(Path(folder, "launches"))
+        code = getattr(library, "latent_attention_" + kernel)(
+            ctypes.byref(plan), ctypes.byref(tensors), int(causal), None
+        )
+        device.check(code, kernel)
+        (launch,) = (json.loads(line) for line in Path(log).read_text().splitlines())
+    query_bytes = n * heads * ROW * 2
+    tile_bytes = sum(contexts) * ROW * cache.itemsize * -(-heads // 64)
+    reads = (launch["globalBytesRead"] - query_bytes) / tile_bytes
     out = device.get(output, (n, heads, LATENT), ml_dtypes.bfloat16).astype(np.float64)
     sums = device.get(lse, (n, heads), np.float32)
     device.release()
@@ -164,7 +141,7 @@ def run_case(library, kernel, case, seed=3, cache_scale=1.0):
         # A NaN must not compare as small.
         error = max(error, np.nan_to_num(np.abs(out[at] - want) / (1 + np.abs(want)), nan=np.inf).max())
         sum_error = max(sum_error, np.nan_to_num(np.abs(sums[at] - want_sums), nan=np.inf).max())
-    return error, sum_error
+    return error, sum_error, reads
 
 
 def main():
@@ -173,6 +150,7 @@ def main():
     parser.add_argument("kernel")
     parser.add_argument("tolerances")
     parser.add_argument("--case", choices=CASES)
+    parser.add_argument("--most-reads", type=float, default=float("inf"))
     options = parser.parse_args()
     library = ctypes.CDLL(options.library)
     with open(options.tolerances) as file:
@@ -183,10 +161,10 @@ def main():
             continue
         begin = time.time()
         try:
-            error, sum_error = run_case(library, options.kernel, case, cache_scale=0.5 if options.kernel.endswith("fp8") else 1.0)
-            good = error <= tolerance["output"] and sum_error <= tolerance["logSumExp"]
+            error, sum_error, reads = run_case(library, options.kernel, case, cache_scale=0.5 if options.kernel.endswith("fp8") else 1.0)
+            good = error <= tolerance["output"] and sum_error <= tolerance["logSumExp"] and reads <= options.most_reads
             print(f"{'ok' if good else 'FAILED'} {options.kernel} {name}: output {error:.2e}, "
-                  f"log-sum-exp {sum_error:.2e}, {time.time() - begin:.2f} s", flush=True)
+                  f"log-sum-exp {sum_error:.2e}, cache read {reads:.3f} times by a tile of heads, {time.time() - begin:.2f} s", flush=True)
         except RuntimeError as problem:
             good = False
             print(f"FAILED {options.kernel} {name}: {problem}", flush=True)

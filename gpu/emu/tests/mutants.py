@@ -1,0 +1,71 @@
+"""Takes instructions out of compiled kernels, one at a time, and counts the mutants that no run notices.
+
+A mutant is caught when a run of the cases gives a fault or a wrong result.
+"""
+
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+SEEDS = ["0", "1"]  # orders of warps
+# Instructions of a run that ends are fewer by far.
+LIMIT = "5000000"
+
+
+class Kernels:
+    """The PTX that `command` runs, which is a program that ends with 0 if its results are right."""
+
+    def __init__(self, command, **environment):
+        self.command = command
+        self.environment = environment
+        with tempfile.TemporaryDirectory() as folder:
+            output = self.run(HYBRIDSEEK_EMU_DUMP=folder)
+            if output is not None:
+                raise SystemExit(f"FAILED the kernels as they are:\n{output}")
+            (source,) = Path(folder).iterdir()
+            self.name = source.name
+            self.lines = source.read_text().split("\n")
+
+    def run(self, **environment):
+        """The output of the first run that fails, or None."""
+        for seed in SEEDS:
+            variables = {**os.environ, **self.environment, **environment, "HYBRIDSEEK_EMU_SEED": seed}
+            result = subprocess.run(self.command, env=variables, capture_output=True, text=True)
+            if result.returncode != 0:
+                return result.stdout + result.stderr
+        return None
+
+    def caught(self, place, replacement):
+        mutant = list(self.lines)
+        mutant[place] = replacement
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, self.name).write_text("\n".join(mutant))
+            return self.run(HYBRIDSEEK_EMU_PTX=folder, HYBRIDSEEK_EMU_LIMIT=LIMIT) is not None
+
+    def check(self, title, entry, mutants):
+        """Mutates the one kernel whose mangled name has `entry`.
+
+        `mutants` says for a pattern of instructions how many may survive, and why. Prints a line for each
+        and says whether all is well.
+        """
+        begin = next(n for n, line in enumerate(self.lines) if ".entry" in line and re.search(entry, line))
+        end = next((n for n in range(begin + 1, len(self.lines)) if ".entry" in self.lines[n]), len(self.lines))
+        all_good = True
+        for pattern, (allowed, reason) in mutants.items():
+            places = [n for n in range(begin, end) if re.match(r"\s*(@!?%\w+\s+)?" + pattern, self.lines[n])]
+            counts = {"caught": 0, "not reached": 0, "survive": 0}
+            for place in places:
+                if self.caught(place, ""):
+                    counts["caught"] += 1
+                elif not self.caught(place, "trap;"):
+                    counts["not reached"] += 1
+                else:
+                    counts["survive"] += 1
+                    print(f"  survives: line {place + 1}: {self.lines[place].strip()}", flush=True)
+            good = counts["not reached"] < len(places) and counts["survive"] <= allowed
+            all_good &= good
+            summary = ", ".join(f"{n} {what}" for what, n in counts.items())
+            print(f"{'ok' if good else 'FAILED'} {title} without {pattern}: {summary}" + (f" ({reason})" if reason else ""), flush=True)
+        return all_good

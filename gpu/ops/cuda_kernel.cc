@@ -1,0 +1,55 @@
+#include "cuda_kernel.h"
+
+#ifdef HYBRIDSEEK_EMULATED_CUDA
+extern "C" int cudaHostRegister(void* memory, size_t bytes, unsigned flags);
+extern "C" int cudaHostUnregister(void* memory);
+#endif
+
+namespace hybridseek {
+
+namespace {
+
+OrtMemoryInfo* device_memory(const OrtFunctions& ort) {
+  cuda::open();
+  OrtMemoryInfo* info = nullptr;
+#ifdef HYBRIDSEEK_EMULATED_CUDA
+  check(ort, ort.CreateCpuMemoryInfo(/*arena*/ 1, /*default memory*/ 0, &info));
+#else
+  check(ort, ort.CreateMemoryInfo("Cuda", /*arena*/ 1, cuda::device(), /*default memory*/ 0, &info));
+#endif
+  return info;
+}
+
+size_t element_bytes(int type) {
+  switch (type) {
+    case kFloat:
+    case kInt32: return 4;
+    case kFloat16:
+    case kBfloat16: return 2;
+    case kInt64: return 8;
+    default: return 1;
+  }
+}
+
+}  // namespace
+
+CudaKernel::CudaKernel(const NodeInfo& node) : Kernel(node, device_memory(node.ort())) {}
+
+OnDevice::OnDevice(const void* data, size_t bytes) : data_(bytes > 0 ? data : nullptr) {
+#ifdef HYBRIDSEEK_EMULATED_CUDA
+  if (data_) cuda::check(cudaHostRegister(const_cast<void*>(data), bytes, 0), "cudaHostRegister");
+#else
+  static_cast<void>(data_);
+#endif
+}
+
+OnDevice::OnDevice(const Tensor& tensor)
+    : OnDevice(tensor.data, tensor.type.count() * element_bytes(tensor.type.type)) {}
+
+OnDevice::~OnDevice() {
+#ifdef HYBRIDSEEK_EMULATED_CUDA
+  if (data_) cudaHostUnregister(const_cast<void*>(data_));
+#endif
+}
+
+}  // namespace hybridseek

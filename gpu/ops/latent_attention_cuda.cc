@@ -1,0 +1,225 @@
+// LatentAttention on a CUDA device: FlashInfer's kernels, and ours around them. The cache is bf16 or fp8.
+#include <map>
+#include <mutex>
+
+#include "cuda_kernel.h"
+#include "latent_attention/latent_attention.h"
+#include "latent_node.h"
+#include "ops.h"
+#include "step_batch.h"
+
+namespace hybridseek {
+
+namespace {
+
+constexpr size_t kFloatWorkspace = size_t{128} << 20;
+
+// A step's plan and its tables on the device. The first layer of a step computes it, the others find it: it
+// is theirs if the step's indices are the same, byte for byte.
+class StepPlan {
+ public:
+  // The plan of a queue: what comes later on it waits until kernels have read what is written over.
+  static StepPlan& of(void* stream) {
+    static std::mutex mutex;
+    // Never freed: when the process ends, the CUDA runtime may have ended before.
+    static auto* plans = new std::map<void*, std::unique_ptr<StepPlan>>;
+    std::lock_guard<std::mutex> lock(mutex);
+    auto& plan = (*plans)[stream];
+    if (!plan) plan = std::make_unique<StepPlan>();
+    return *plan;
+  }
+
+  // Held while a layer launches.
+  std::mutex mutex;
+
+  void prepare(const cpu::Batch& batch, uint32_t heads, uint32_t block_size, void* stream) {
+    std::vector<int32_t> key = key_of(batch, heads, block_size);
+    if (key == key_) return;
+    key_.clear();  // until all has gone well
+    std::vector<int32_t> starts{0}, lengths, block_starts{0}, indices(batch.slots, batch.slots + batch.tokens);
+    causal = false;
+    for (size_t b = 0; b < batch.sequences; b++) {
+      int32_t queries = batch.query_starts[b + 1] - batch.query_starts[b];
+      if (queries == 0) continue;
+      causal |= queries > 1;
+      const int32_t* table = batch.block_tables + b * batch.table_width;
+      size_t blocks = (static_cast<size_t>(batch.context_lengths[b]) + block_size - 1) / block_size;
+      indices.insert(indices.end(), table, table + blocks);
+      starts.push_back(batch.query_starts[b + 1]);
+      lengths.push_back(batch.context_lengths[b]);
+      block_starts.push_back(block_starts.back() + static_cast<int32_t>(blocks));
+    }
+    tables_.resize(LATENT_ATTENTION_INT_WORKSPACE);
+    int code = latent_attention_plan(starts.data(), block_starts.data(), lengths.data(),
+                                     static_cast<uint32_t>(lengths.size()), heads, block_size, causal,
+                                     tables_.data(), kFloatWorkspace, &plan);
+    cuda::check(code, "the plan of LatentAttention");
+    if (!ints.data()) {
+      ints = cuda::Buffer(LATENT_ATTENTION_INT_WORKSPACE);
+      floats = cuda::Buffer(kFloatWorkspace);
+    }
+    if (indices_.bytes() < indices.size() * 4) indices_ = cuda::Buffer(indices.size() * 8);
+    // From memory that is not pinned: the call has read it when it returns.
+    auto copy = [&](void* to, const void* from, size_t bytes) {
+      cuda::check(cudaMemcpyAsync(to, from, bytes, cuda::kToDevice, stream), "cudaMemcpyAsync");
+    };
+    copy(ints.data(), tables_.data(), plan.staged_bytes);
+    copy(indices_.data(), indices.data(), indices.size() * 4);
+    slots = static_cast<const int32_t*>(indices_.data());
+    block_indices = slots + batch.tokens;
+    key_ = std::move(key);
+  }
+
+  LatentAttentionPlan plan{};
+  bool causal = false;
+  cuda::Buffer ints, floats;
+  const int32_t* slots = nullptr;
+  const int32_t* block_indices = nullptr;
+
+ private:
+  static std::vector<int32_t> key_of(const cpu::Batch& b, uint32_t heads, uint32_t block_size) {
+    std::vector<int32_t> key{static_cast<int32_t>(b.tokens), static_cast<int32_t>(b.sequences),
+                             static_cast<int32_t>(b.table_width), static_cast<int32_t>(heads),
+                             static_cast<int32_t>(block_size), cuda::device()};
+    auto add = [&](const int32_t* from, size_t count) { key.insert(key.end(), from, from + count); };
+    add(b.slots, b.tokens);
+    add(b.query_starts, b.sequences + 1);
+    add(b.context_lengths, b.sequences);
+    add(b.block_tables, b.sequences * b.table_width);
+    return key;
+  }
+
+  std::vector<int32_t> key_;
+  std::vector<uint8_t> tables_;
+  cuda::Buffer indices_;
+};
+
+class LatentAttentionCuda : public CudaKernel {
+ public:
+  explicit LatentAttentionCuda(const NodeInfo& node) : CudaKernel(node) {
+    LatentNode parts(node);
+    sizes_ = parts.sizes;
+    if (sizes_.rank != LATENT_ATTENTION_LATENT || sizes_.rope != LATENT_ATTENTION_ROTARY ||
+        sizes_.nope % 64 != 0 || sizes_.value % 64 != 0) {
+      throw node.error("on CUDA, the latent has 512 and the rotated key 64 columns, and nope and value dims "
+                       "are multiples of 64; here they are " + std::to_string(sizes_.rank) + ", " +
+                       std::to_string(sizes_.rope) + ", " + std::to_string(sizes_.nope) + " and " +
+                       std::to_string(sizes_.value) + ".");
+    }
+    int cache = node.type(kCache);
+    if (cache != kBfloat16 && cache != kFloat8) {
+      throw node.error("on CUDA, the cache must be bfloat16 or float8e4m3fn.");
+    }
+    fp8_ = cache == kFloat8;
+    attend_ = attention_kernel(fp8_);
+    if (!attend_) {
+      throw node.error("this GPU has no kernel for such a cache: bfloat16 needs compute capability 8.0 or later, "
+                       "float8e4m3fn 8.0, 9.0 or one with 129536 bytes of shared memory for a block.");
+    }
+    size_t row = sizes_.rank * 2 * sizes_.heads;
+    key_up_ = cuda::Buffer(row * sizes_.nope);
+    value_up_ = cuda::Buffer(row * sizes_.value);
+    OnDevice seen(parts.kv_b);
+    cuda::check(latent_attention_pack(parts.kv_b.data, parts.kv_b.type.type == kFloat16, number(sizes_.heads),
+                                      number(sizes_.nope), number(sizes_.value), key_up_.data(),
+                                      value_up_.data(), nullptr),
+                "the packing of kv_b");
+    cuda::check(cudaStreamSynchronize(nullptr), "the packing of kv_b");
+  }
+
+  void run(const Run& run) const override {
+    LatentStep in(run, sizes_);
+    StepBatch batch = read_step_batch(run, kSlots, in.tokens, in.cache.dim(0), in.cache.dim(1));
+    auto columns = static_cast<int64_t>(sizes_.heads * sizes_.value);
+    auto y = static_cast<float*>(run.output(0, {in.tokens, columns}));
+    void* rows = run.output(1, in.cache.type.dims);
+    void* stream = run.stream();
+    size_t cache_bytes = in.cache.type.count() * (fp8_ ? 1 : 2);
+    std::vector<OnDevice> seen;
+    for (const Tensor* tensor : {&in.query, &in.latent, &in.norm_weight, &in.cos, &in.sin, &in.cache}) {
+      seen.emplace_back(*tensor);
+    }
+    seen.emplace_back(y, static_cast<size_t>(in.tokens * columns) * 4);
+    if (rows != in.cache.data) {
+      seen.emplace_back(rows, cache_bytes);
+      count_cache_copy();
+      cuda::check(cudaMemcpyAsync(rows, in.cache.data, cache_bytes, cuda::kWithinDevice, stream),
+                  "cudaMemcpyAsync");
+    }
+    if (in.tokens == 0) return;
+
+    // Queries before and after W_UK, their rotated part, and the result in the latent space: bf16.
+    size_t vectors = batch.batch.tokens * sizes_.heads;
+    size_t parts[] = {vectors * sizes_.nope * 2, vectors * sizes_.rank * 2, vectors * sizes_.rope * 2,
+                      vectors * sizes_.rank * 2};
+    size_t bytes = parts[0] + parts[1] + parts[2] + parts[3];
+    Scratch scratch = run.scratch(bytes);
+    seen.emplace_back(scratch.data(), bytes);
+    auto at = static_cast<uint8_t*>(scratch.data());
+
+    StepPlan& plan = StepPlan::of(stream);
+    std::lock_guard<std::mutex> lock(plan.mutex);
+    plan.prepare(batch.batch, number(sizes_.heads), static_cast<uint32_t>(in.cache.dim(1)), stream);
+    LatentAttentionStep step{};
+    step.tokens = static_cast<uint32_t>(in.tokens);
+    step.heads = number(sizes_.heads);
+    step.nope = number(sizes_.nope);
+    step.value = number(sizes_.value);
+    step.epsilon = sizes_.epsilon;
+    step.cache_fp8 = fp8_;
+    step.query = in.query.as<float>();
+    step.latent = in.latent.as<float>();
+    step.norm_weight = in.norm_weight.as<float>();
+    step.cos = in.cos.as<float>();
+    step.sin = in.sin.as<float>();
+    step.slots = plan.slots;
+    step.key_up = key_up_.data();
+    step.value_up = value_up_.data();
+    step.cache = rows;
+    step.query_nope = at;
+    step.query_latent = at += parts[0];
+    step.query_rotary = at += parts[1];
+    step.output = at += parts[2];
+    step.y = y;
+    cuda::check(latent_attention_prepare(&step, stream), place.c_str());
+    LatentAttentionTensors tensors{step.query_latent,  step.query_rotary,  rows,          plan.block_indices,
+                                   step.output,        nullptr,            plan.ints.data(), plan.floats.data(),
+                                   sizes_.scale,       /*cache_scale*/ 1};
+    cuda::check(attend_(&plan.plan, &tensors, plan.causal, stream), place.c_str());
+    cuda::check(latent_attention_project(&step, stream), place.c_str());
+  }
+
+ private:
+  static uint32_t number(size_t n) { return static_cast<uint32_t>(n); }
+
+  cpu::LatentSizes sizes_;
+  bool fp8_;
+  AttentionKernel attend_;
+  cuda::Buffer key_up_, value_up_;
+};
+
+}  // namespace
+
+AttentionKernel attention_kernel(bool fp8) {
+  int major = cuda::attribute(cuda::kMajor), minor = cuda::attribute(cuda::kMinor);
+  int shared = cuda::attribute(cuda::kSharedPerBlock);
+  if (major < 8) return nullptr;
+  if (major == 9 && minor == 0) return fp8 ? latent_attention_sm90_fp8 : latent_attention_sm90_bf16;
+  // What a block of these kernels takes.
+  constexpr int kSm80Bf16 = 147968, kSm80Fp8 = 129536, kSm86Bf16 = 92672;
+  if (fp8) return shared >= kSm80Fp8 ? latent_attention_sm80_fp8 : nullptr;
+  if (shared >= kSm80Bf16) return latent_attention_sm80_bf16;
+  return shared >= kSm86Bf16 ? latent_attention_sm86_bf16 : nullptr;
+}
+
+std::unique_ptr<Op> latent_attention_cuda(const OrtFunctions& ort) {
+  // The step's indices are read on the host, for the plan.
+  static const Schema schema = [] {
+    Schema all = latent_schema(kAnyType);
+    for (size_t i = kSlots; i < kCache; i++) all.inputs[i].host = true;
+    return all;
+  }();
+  return op_of<LatentAttentionCuda>(ort, schema, kCudaProvider);
+}
+
+}  // namespace hybridseek

@@ -1,0 +1,108 @@
+/**
+ * The CUDA kernels inside the native library: a model in sessions of stock onnxruntime whose ops run as CUDA
+ * kernels, on the emulated runtime; the selftest; and what is said where there is no GPU.
+ */
+import { strict as assert } from "node:assert";
+import { buildNative } from "../../src/cli/native_build.ts";
+import { cudaToolchain } from "../../src/cli/cuda_toolchain.ts";
+import { packageOf } from "../packages.ts";
+import { hasShared, shared } from "../shared.ts";
+import { emulator, needs, python, succeeds } from "./gpu.ts";
+
+const repository = new URL("../../", import.meta.url).pathname;
+const tolerances = new URL("session_tolerances.json", import.meta.url).pathname;
+const fixture = "deepseek-v2-wide";
+
+let built: Promise<string> | undefined;
+
+/** The library whose CUDA kernels serve CPU sessions. */
+function emulatedLibrary(): Promise<string> {
+  return built ??= (async () => {
+    const folder = `${(await emulator()).folder}/native`;
+    await buildNative({ emulated: folder });
+    return `${folder}/hybridseek.node`;
+  })();
+}
+
+async function runsSession(weights: "f32" | "int4", architecture: string): Promise<boolean> {
+  const script = `${repository}tests/python/check_cuda_session.py`;
+  const model = await packageOf(fixture, { weights });
+  const golden = new URL(`fixtures/${fixture}`, shared).pathname;
+  const library = await emulatedLibrary();
+  return await succeeds(
+    python!,
+    [script, library, model, golden, weights, tolerances],
+    { HYBRIDSEEK_CUDART: (await emulator()).runtime, HYBRIDSEEK_EMU_ARCH: architecture },
+  );
+}
+
+const needsAll = (name: string) => {
+  const { name: full, ignore } = needs(name, "build", "python", "nvcc");
+  return hasShared
+    ? { name: full, ignore }
+    : { name: `${full} (ignored: no ../shared)`, ignore: true };
+};
+
+for (const architecture of ["sm_80", "sm_86", "sm_90a"]) {
+  Deno.test(needsAll(`${fixture} in onnxruntime, as CUDA kernels on ${architecture}`), async () => {
+    assert(await runsSession("f32", architecture));
+  });
+}
+
+Deno.test(needsAll(`${fixture} with int4 experts in onnxruntime, as CUDA kernels`), async () => {
+  assert(await runsSession("int4", "sm_80"));
+});
+
+for (
+  const [cache, architecture] of [
+    ["bf16", "sm_80"],
+    ["bf16", "sm_86"],
+    ["bf16", "sm_90a"],
+    ["fp8", "sm_80"],
+    ["fp8", "sm_90a"],
+  ] as const
+) {
+  const name = `LatentAttention in onnxruntime, as CUDA kernels on ${architecture}, ${cache} cache`;
+  Deno.test(needs(name, "build", "python", "nvcc"), async () => {
+    const script = `${repository}tests/python/check_cuda_attention.py`;
+    const env = {
+      HYBRIDSEEK_CUDART: (await emulator()).runtime,
+      HYBRIDSEEK_EMU_ARCH: architecture,
+    };
+    assert(await succeeds(python!, [script, await emulatedLibrary(), cache], env));
+  });
+}
+
+async function selftest(env: Record<string, string>): Promise<{ code: number; text: string }> {
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", `${repository}src/cli/main.ts`, "gpu", "selftest", "--no-timing"],
+    env: { HYBRIDSEEK_NATIVE: await emulatedLibrary(), ...env },
+  }).output();
+  const text = new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr);
+  console.log(text);
+  return { code, text };
+}
+
+Deno.test(needs("hybridseek gpu selftest on the emulated runtime", "build", "nvcc"), async () => {
+  for (const [architecture, lines] of [["sm_80", 6], ["sm_86", 5], ["sm_90a", 6]] as const) {
+    const { code, text } = await selftest({
+      HYBRIDSEEK_CUDART: (await emulator()).runtime,
+      HYBRIDSEEK_EMU_ARCH: architecture,
+    });
+    assert.equal(code, 0);
+    assert.equal(text.match(/^ok /gm)?.length, lines);
+  }
+});
+
+Deno.test(needs("without a GPU the selftest says what is missing", "build", "nvcc"), async () => {
+  const none = await selftest({ HYBRIDSEEK_CUDART: "/nowhere/libcudart.so.13" });
+  assert.notEqual(none.code, 0);
+  assert.match(none.text, /nowhere\/libcudart\.so\.13.*pip install nvidia-cuda-runtime/);
+  const { cudaHome } = await cudaToolchain(`${repository}gpu/`);
+  const library = `${cudaHome}/lib/libcudart.so.13`;
+  const hasDriver = new Deno.Command("sh", { args: ["-c", "ldconfig -p | grep -q libcuda.so.1"] });
+  if (hasDriver.outputSync().success) return;
+  const idle = await selftest({ HYBRIDSEEK_CUDART: library });
+  assert.notEqual(idle.code, 0);
+  assert.match(idle.text, /libcudart\.so\.13 finds no device .*driver 580/);
+});
