@@ -80,7 +80,7 @@ Deno.test("a prompt is computed in chunks of the token budget, then a token at a
     counts.push(step.plan.tokenIds.length);
   }
   assert.deepEqual(counts, [8, 8, 3, 1, 1, 1]);
-  assert.equal(scheduler.pool.available, scheduler.pool.capacity);
+  assert.equal(scheduler.pools[0]!.available, scheduler.pools[0]!.capacity);
 });
 
 Deno.test("every step holds all running sequences: decodes ride beside a prompt's chunks", () => {
@@ -129,7 +129,7 @@ Deno.test("choices share the prompt's blocks and copy the one they both write to
   const step = scheduler.next()!;
   assert.deepEqual(step.copies, [{ from: partial, to: first!.blocks[1] }]);
   assert.equal(second!.blocks[1], partial, "the last holder writes in place");
-  assert.equal(scheduler.pool.holders(full), 2);
+  assert.equal(scheduler.pools[0]!.holders(full), 2);
   assert.notEqual(step.plan.slots[0], step.plan.slots[1]);
 });
 
@@ -207,7 +207,7 @@ Deno.test("blocks that were found last stay longest, and none outlives what it f
   // 8 blocks: 2 of them are free, "c" takes the third from the end of "b".
   assert.equal(cached(apart("c", 20)), 0);
   const found = (first: number) =>
-    scheduler.pool.prefixes.find(apart("", first).promptTokenIds, "", 4, 3).length;
+    scheduler.pools[0]!.prefixes.find(apart("", first).promptTokenIds, "", 4, 3).length;
   assert.deepEqual([found(0), found(50), found(20)], [3, 2, 3]);
 });
 
@@ -233,7 +233,7 @@ Deno.test("when blocks run out the last sequence makes room, and finds its block
   const back = steps.find((step, i) => i > preempted && step.includes("new"))!;
   assert.equal(back, "new 8+5", "its 2 first blocks are found again, the third is gone");
   assert.equal(scheduler.counts.preemptions, 1);
-  assert.equal(scheduler.pool.available, scheduler.pool.capacity);
+  assert.equal(scheduler.pools[0]!.available, scheduler.pools[0]!.capacity);
 });
 
 Deno.test("the lower number goes first: in the queue, and by making others wait", () => {
@@ -262,7 +262,7 @@ Deno.test("more choices than a step holds wait for their turn", () => {
   const ends: number[] = [];
   while (run(scheduler)) ends.push(scheduler.running.length + scheduler.waiting.length);
   assert.equal(ends.at(-1), 0);
-  assert.equal(scheduler.pool.available, scheduler.pool.capacity);
+  assert.equal(scheduler.pools[0]!.available, scheduler.pools[0]!.capacity);
 });
 
 Deno.test("as many wait as may, further ones are refused; the full model counts, not the burst", () => {
