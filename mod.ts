@@ -15,6 +15,7 @@
  * @module
  */
 export type { BackendInfo, BackendName, ExpertStats } from "./src/backend/backend.ts";
+export { followRanks } from "./src/backend/native/ranks_backend.ts";
 export type { OrtModule, OrtSession, OrtTensor } from "./src/backend/ort.ts";
 export type { EngineBuild } from "./src/backend/wasm/engine_module.ts";
 export type { CacheType } from "./src/backend/wasm/opcodes.ts";

@@ -39,6 +39,18 @@ export interface OpenOptions extends EngineOptions {
    * HYBRIDSEEK_ONNXRUNTIME, else that of the npm package onnxruntime-node.
    */
   onnxruntime?: string;
+  /**
+   * For `ort-native`: how many processes ("ranks") compute the model together, each with a part of its heads,
+   * experts and vocabulary, 1 (the default) to 64. Without a launcher they are started on this machine, which in
+   * Deno wants `--allow-run`. Under mpirun, srun, or with torchrun's variables the launcher's are joined: then
+   * rank 0 opens the model, and all others call {@linkcode followRanks}.
+   */
+  tensorParallel?: number;
+  /**
+   * With `tensorParallel`: each rank has sequences of its own, with whole attention layers and a cache of its
+   * own, instead of some of the heads of all. A cache of latents is on every rank otherwise.
+   */
+  dataParallelAttention?: boolean;
   /** For `wasm`: a certain build of the engine; the best one that the runtime accepts by default. */
   build?: EngineBuild;
   /**
@@ -118,6 +130,7 @@ export async function openModel(
     const tokenizer = await openTokenizer(model);
     const { ort, onnxruntime, threads, onPlan, onProgress: onLoaded } = options;
     const { build, memoryBytes, hugePages, cacheType } = options;
+    const { tensorParallel, dataParallelAttention } = options;
     const open: Record<BackendName, () => Promise<Backend>> = {
       "wasm": () =>
         openWasmBackend(model, graph, spec, {
@@ -126,7 +139,9 @@ export async function openModel(
         }),
       "ort": () => openOrtBackend(model, graph, spec, { ...sizes, ort }),
       "ort-native": () =>
-        openNativeBackend(model, graph, spec, { ...sizes, onnxruntime, threads, onPlan }),
+        openNativeBackend(model, graph, spec, {
+          ...{ ...sizes, onnxruntime, threads, onPlan, tensorParallel, dataParallelAttention },
+        }),
     };
     try {
       const config = await openGenerationConfig(model, tokenizer?.eosTokenId, options);
@@ -144,7 +159,7 @@ export async function openModel(
 
 function checkSizes(
   spec: ModelSpec,
-  { backend = "wasm", contextLength, cacheTokens }: OpenOptions,
+  { backend = "wasm", contextLength, cacheTokens, tensorParallel = 1 }: OpenOptions,
 ): { contextLength: number; cacheTokens: number | undefined } {
   const check = (field: string, value: number, least: number, most: number) => {
     if (Number.isInteger(value) && value >= least && value <= most) return;
@@ -158,6 +173,13 @@ function checkSizes(
       "backend",
       `Cannot open the model: backend is ${JSON.stringify(backend)}, it can be one of ` +
         `${BACKENDS.join(", ")}.`,
+    );
+  }
+  if (tensorParallel !== 1 && backend !== "ort-native") {
+    throw new InvalidArgumentError(
+      "tensorParallel",
+      `Cannot open the model: tensorParallel is ${tensorParallel}, backend ${backend} computes in one process; ` +
+        "use ort-native.",
     );
   }
   const context = contextLength ?? Math.min(spec.contextLength, DEFAULT_CONTEXT);

@@ -67,6 +67,7 @@ enum ElementType : int {
   X(60, GetTensorElementType, OrtStatus*, const OrtTensorInfo*, int* out)                             \
   X(61, GetDimensionsCount, OrtStatus*, const OrtTensorInfo*, size_t* out)                            \
   X(62, GetDimensions, OrtStatus*, const OrtTensorInfo*, int64_t* dims, size_t rank)                  \
+  X(63, GetSymbolicDimensions, OrtStatus*, const OrtTensorInfo*, const char** names, size_t rank)      \
   X(65, GetTensorTypeAndShape, OrtStatus*, const OrtValue*, OrtTensorInfo** out)                      \
   X(69, CreateCpuMemoryInfo, OrtStatus*, int allocator, int memory, OrtMemoryInfo** out)              \
   X(75, AllocatorAlloc, OrtStatus*, OrtAllocator*, size_t bytes, void** out)                          \
@@ -94,6 +95,8 @@ enum ElementType : int {
   X(135, ReleaseIoBinding, void, OrtIoBinding*)                                                       \
   X(136, BindInput, OrtStatus*, OrtIoBinding*, const char* name, const OrtValue*)                     \
   X(137, BindOutput, OrtStatus*, OrtIoBinding*, const char* name, const OrtValue*)                    \
+  X(210, AddExternalInitializers, OrtStatus*, OrtSessionOptions*, const char* const* names,           \
+    const OrtValue* const* values, size_t count)                                                      \
   X(230, KernelInfo_GetInputCount, OrtStatus*, const OrtKernelInfo*, size_t* out)                     \
   X(234, KernelInfo_GetInputTypeInfo, OrtStatus*, const OrtKernelInfo*, size_t index,                 \
     OrtTypeInfo** out)                                                                                \

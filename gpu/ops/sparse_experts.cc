@@ -24,7 +24,7 @@ const Schema& schema() {
        {"down", kAnyType, true},
        {"down_scales", kAnyType, true}},
       {{"y", kFloat}, {"experts", kInt32, true}, {"weights", kFloat, true}},
-      [](const Shapes& shapes) { shapes.set_output(0, kFloat, shapes.input(kX, 2)); }};
+      [](const Shapes& shapes) { shapes.set_output(0, kFloat, shapes.input(kX, 2), kX); }};
   return schema;
 }
 

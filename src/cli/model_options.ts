@@ -5,6 +5,8 @@
 import process from "node:process";
 import { type Command, InvalidArgumentError as InvalidOption, Option } from "commander";
 import { type BackendInfo, type BackendName, BACKENDS } from "../backend/backend.ts";
+import { rankPlace } from "../backend/native/rank_place.ts";
+import { followRanks } from "../backend/native/ranks_backend.ts";
 import type { CacheType } from "../backend/wasm/opcodes.ts";
 import type { EngineOptions } from "../engine/engine_options.ts";
 import { LLM } from "../llm.ts";
@@ -28,6 +30,10 @@ export interface ModelOptions {
   hugePages?: boolean;
   /** How the cache is stored. */
   cacheType?: CacheType;
+  /** How many processes compute the model together. */
+  ranks?: number;
+  /** Whether each of them has sequences of its own. */
+  dataParallelAttention?: true;
   /** Compare files with their hashes. */
   verify: boolean;
 }
@@ -93,6 +99,8 @@ export function addModelOptions(command: Command): Command {
       new Option("--cache-type <type>", "how the cache is stored (default: f32)")
         .choices(["f32", "bf16", "int8"]),
     )
+    .option("--ranks <count>", "processes that compute together; needs ort-native", number)
+    .option("--data-parallel-attention", "with --ranks: each has sequences of its own")
     .option("--no-verify", "do not compare the files with their hashes");
 }
 
@@ -131,6 +139,12 @@ export async function openModel(
   signal: AbortSignal,
   engine: EngineOptions = {},
 ): Promise<LLM> {
+  if (options.ranks !== undefined && (rankPlace(process.env)?.rank ?? 0) > 0) {
+    // A launcher has started this command on every rank: this one computes what rank 0 says.
+    signal.addEventListener("abort", () => process.exit(1));
+    await followRanks();
+    process.exit(0);
+  }
   const bar = progressBar("Loading");
   const print = (info: BackendInfo) => process.stderr.write(planText(info) + "\n");
   try {
@@ -139,6 +153,8 @@ export async function openModel(
       backend: options.backend,
       contextLength: options.context,
       threads: options.threads,
+      tensorParallel: options.ranks,
+      dataParallelAttention: options.dataParallelAttention,
       memoryBytes: options.memory,
       hugePages: options.hugePages,
       cacheType: options.cacheType,

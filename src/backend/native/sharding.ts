@@ -12,10 +12,16 @@
  * Pure: nothing is read here. ARCHITECTURE.md, "Ranks".
  * @module
  */
-import { create } from "@bufbuild/protobuf";
+import { clone, create } from "@bufbuild/protobuf";
 import { UnsupportedError } from "../../errors.ts";
-import { bytesPerElement, dataTypeOf } from "../../onnx/data_type.ts";
-import { DOMAIN, GraphBuilder, type Value, valueInfo } from "../../onnx/graph_builder.ts";
+import { bytesPerElement, dataTypeOf, onnxType } from "../../onnx/data_type.ts";
+import {
+  type Attributes,
+  DOMAIN,
+  GraphBuilder,
+  type Value,
+  valueInfo,
+} from "../../onnx/graph_builder.ts";
 import {
   AttributeProto_AttributeType as AttributeType,
   AttributeProtoSchema,
@@ -27,6 +33,8 @@ import {
   StringStringEntryProtoSchema,
   type TensorProto,
   TensorProtoSchema,
+  type ValueInfoProto,
+  ValueInfoProtoSchema,
 } from "../../onnx/onnx_pb.ts";
 
 /** Which part of a model a process has. */
@@ -77,6 +85,10 @@ export interface ShardedModel {
 export const RANK_TOKENS = "rank_tokens";
 /** The input with the wanted rows of each rank, [ranks] int32; only with data-parallel attention. */
 export const RANK_ROWS = "rank_rows";
+
+/** What the graph calls the number of rows that a rank has, and that all ranks have, by the input that counts them. */
+const OWN: Record<string, string> = { [RANK_TOKENS]: "T", [RANK_ROWS]: "Q" };
+const ALL: Record<string, string> = { [RANK_TOKENS]: "all_T", [RANK_ROWS]: "all_Q" };
 
 /** Columns that share a scale, the only places where quantized rows can be cut. */
 const BLOCK = 32;
@@ -129,6 +141,10 @@ class ShardPass {
   readonly #makers = new Map<Value, NodeProto>();
   /** Values with the rows of all ranks. */
   readonly #gathered = new Set<Value>();
+  /** Shapes of what collectives make. */
+  readonly #shapes: ValueInfoProto[] = [];
+  /** Columns of the residual stream. */
+  readonly #hidden: number;
   readonly #cacheHeads = new Map<string, number>();
 
   constructor(model: ModelProto, shard: Shard) {
@@ -142,6 +158,9 @@ class ShardPass {
       }
       for (const name of user.output) this.#makers.set(name, user);
     }
+    const norm = node.find(({ opType }) => opType === "RMSNormalization");
+    if (!norm) throw this.#refusal("it has no norm");
+    this.#hidden = this.#dimsOf(norm.input[1]!)[0]!;
     for (const { name } of input) {
       if (name.startsWith("cache.")) this.#cacheHeads.set(name, this.#cacheSizes(name).heads);
     }
@@ -209,7 +228,8 @@ class ShardPass {
       return;
     }
     const [offset, rows, size] = this.#rowsOf(node);
-    const wanted = this.#wantedRange(this.#concatOf(node)?.output[0] ?? out, size);
+    const unit = node.opType === "Gemm" ? 1 : BLOCK;
+    const wanted = this.#wantedRange(this.#concatOf(node)?.output[0] ?? out, size, unit);
     if (!wanted) {
       const kept = weights.map((name) => this.#weightRows(name, 0, rows));
       this.#emit(node, [this.#whole(x), ...kept], { kind: "whole" });
@@ -347,21 +367,28 @@ class ShardPass {
     if (layout.kind !== "columns") {
       throw this.#refusal("its logits are not those of a linear layer");
     }
-    const part = "logits.columns";
     for (const node of this.#graph.nodes) {
-      node.output = node.output.map((name) => name === "logits" ? part : name);
+      if (!node.output.includes("logits")) continue;
+      node.name = "logits.columns";
+      node.output = ["logits.columns"];
+      this.#same.set("logits", node.name);
     }
-    const made = this.#resolve("logits");
     const counts = Array.from({ length: this.#shard.ranks }, (_, rank) => {
       const [begin, end] = rangeOf(layout.size, rank, this.#shard.ranks);
       return end - begin;
     });
-    const sizes = this.#graph.cast(this.#graph.ints(...counts), "i32");
-    const columns = this.#graph.op("Transpose", [made === "logits" ? part : made], {
-      perm: [1, 0],
-    });
-    const rows = this.#collective("AllGather", [columns, sizes], "logits.rows");
-    this.#graph.op("Transpose", [rows], { perm: [1, 0] }, { outputs: ["logits"] });
+    // Collectives take rows: a Transpose of a single row moves nothing.
+    const add = (op: string, inputs: Value[], attributes: Attributes, output: Value) =>
+      this.#graph.op(op, inputs, attributes, { outputs: [output] });
+    add("Constant", [], { value_ints: counts }, "logits.counts.i64");
+    add("Cast", ["logits.counts.i64"], { to: onnxType("i32") }, "logits.counts");
+    add("Transpose", [this.#resolve("logits")], { perm: [1, 0] }, "logits.own");
+    const rows = this.#shard.dataParallelAttention ? ALL[RANK_ROWS]! : OWN[RANK_ROWS]!;
+    this.#collective("AllGather", ["logits.own", "logits.counts"], "logits.all", [
+      layout.size,
+      rows,
+    ]);
+    add("Transpose", ["logits.all"], { perm: [1, 0] }, "logits");
   }
 
   // ---- values
@@ -382,7 +409,8 @@ class ShardPass {
     const name = this.#resolve(value);
     const sum = `${value}.sum`;
     if (this.#shard.dataParallelAttention) {
-      this.#collective("ReduceScatter", [name, this.#countsOf(value)], sum);
+      const counts = this.#countsOf(value);
+      this.#collective("ReduceScatter", [name, counts], sum, [OWN[counts]!, this.#hidden]);
     } else this.#collective("AllReduce", [name], sum);
     this.#layouts.set(value, { kind: "whole" });
     this.#same.set(value, sum);
@@ -395,7 +423,8 @@ class ShardPass {
     if (!this.#shard.dataParallelAttention) return whole;
     const name = `${value}.gathered`;
     if (!this.#gathered.has(name)) {
-      this.#collective("AllGather", [whole, this.#countsOf(value)], name);
+      const counts = this.#countsOf(value);
+      this.#collective("AllGather", [whole, counts], name, [ALL[counts]!, this.#hidden]);
       this.#gathered.add(name);
     }
     return name;
@@ -405,8 +434,9 @@ class ShardPass {
     return this.#wantedRows.has(value) ? RANK_ROWS : RANK_TOKENS;
   }
 
-  #collective(op: string, inputs: Value[], output: Value): Value {
+  #collective(op: string, inputs: Value[], output: Value, dims?: (number | string)[]): Value {
     const { communicator } = this.#shard;
+    if (dims) this.#shapes.push(valueInfo(output, "f32", dims));
     return this.#graph.op(op, inputs, { communicator }, { domain: DOMAIN, outputs: [output] });
   }
 
@@ -426,14 +456,17 @@ class ShardPass {
 
   // ---- ranges
 
-  /** Which columns of a value this rank makes, by what uses it; `undefined`: all. */
-  #wantedRange(value: Value, size: number): [begin: number, end: number] | undefined {
+  /** Which columns of a value this rank makes, by what uses it, in multiples of a unit; `undefined`: all. */
+  #wantedRange(
+    value: Value,
+    size: number,
+    unit: number,
+  ): [begin: number, end: number] | undefined {
     const { dataParallelAttention } = this.#shard;
     if (value === "logits") return this.#shares(size, "rows of the vocabulary");
     for (const user of this.#users.get(value) ?? []) {
       const index = user.input.indexOf(value);
       if (user.opType === "Sigmoid" || user.opType === "Mul") {
-        const unit = this.#makers.get(value)?.opType === "Gemm" ? 1 : BLOCK;
         const what = unit === 1 ? "hidden columns" : `blocks of ${BLOCK} hidden columns`;
         const [begin, end] = this.#shares(Math.ceil(size / unit), what);
         return [begin * unit, Math.min(end * unit, size)];
@@ -586,11 +619,22 @@ class ShardPass {
           ),
           ...counts.map((name) => valueInfo(name, "i32", [ranks])),
         ],
+        valueInfo: this.#shapes,
         output: graph.output.map((value) =>
-          value.name.startsWith("cache.") ? cache(value.name) : value
+          value.name.startsWith("cache.") ? cache(value.name) : this.#output(value)
         ),
       }),
     });
+  }
+
+  /** An output; with data-parallel attention it has the rows of all ranks. */
+  #output(value: ValueInfoProto): ValueInfoProto {
+    if (!this.#shard.dataParallelAttention) return value;
+    const copy = clone(ValueInfoProtoSchema, value);
+    if (copy.type?.value.case !== "tensorType") return copy;
+    const [rows] = copy.type.value.value.shape!.dim;
+    if (rows?.value.case === "dimParam") rows.value.value = `all_${rows.value.value}`;
+    return copy;
   }
 
   #refusal(what: string): UnsupportedError {
