@@ -28,6 +28,9 @@ constexpr uint32_t kMagic = 0x48534b31;
 // A failure's message is cut to this, bytes.
 constexpr size_t kLongestReason = 4096;
 
+// How long a rank that failed waits for the others to hear of it.
+constexpr std::chrono::milliseconds kFarewell{500};
+
 enum Kind : uint32_t { kData, kFailure };
 
 struct Head {
@@ -165,6 +168,19 @@ class Sockets : public PointToPoint {
       int on = 1, file = peers_[static_cast<size_t>(other)].socket.file();
       setsockopt(file, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
       setsockopt(file, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    }
+  }
+
+  // A connection that is closed with something unread takes back what was sent last: why this rank failed.
+  ~Sockets() override {
+    if (reason_.empty()) return;
+    auto until = Clock::now() + kFarewell;
+    char unread[65536];
+    for (Peer& peer : peers_) {
+      while (peer.socket && wait_for(peer.socket.file(), POLLIN, until)) {
+        ssize_t got = recv(peer.socket.file(), unread, sizeof unread, MSG_DONTWAIT);
+        if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) break;
+      }
     }
   }
 
@@ -337,7 +353,6 @@ class Sockets : public PointToPoint {
       Flow flow{message, {}, 0};
       flow.head.bytes = message.bytes;
       out.push_back(flow);
-      peers_[static_cast<size_t>(message.peer)].sending = true;
     }
     for (const Message& message : receives) in.push_back({message, {}, 0});
     auto until = Clock::now() + timeout_;
@@ -387,8 +402,8 @@ class Sockets : public PointToPoint {
       if (sent < 0 && (errno == EAGAIN || errno == EINTR)) return;
       if (sent <= 0) throw gone(flow.message.peer);
       flow.done += static_cast<size_t>(sent);
+      peer.sending = flow.done < flow.total();
     }
-    peer.sending = false;
   }
 
   void receive_some(Flow& flow) {

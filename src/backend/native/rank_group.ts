@@ -16,8 +16,9 @@ import {
 
 /** How long a rank waits for another inside a step unless told otherwise, milliseconds. */
 const TIMEOUT_MS = 60_000;
-/** How long a process may take to end once it is told, milliseconds. */
+/** How long a process may take to end once it is told, and after a failure, milliseconds. */
 const ENDING_MS = 10_000;
+const FAILING_MS = 2_000;
 /** Open MPI's library as Debian names it; other versions are named by HYBRIDSEEK_MPI. */
 const MPI_LIBRARY = "libmpi.so.40";
 
@@ -43,6 +44,7 @@ export class RankGroup {
   readonly #addon: Addon;
   readonly #children: readonly Child[];
   #native: NativeRanks;
+  #failed = false;
 
   private constructor(
     addon: Addon,
@@ -135,13 +137,15 @@ export class RankGroup {
 
   /** Tells the others why this rank fails. @param reason For their messages. */
   abort(reason: string): void {
+    this.#failed = true;
     this.#addon.abortRanks(this.#native, reason);
   }
 
   /** Leaves, and waits for the processes that this one has started. */
   async leave(): Promise<void> {
     this.#addon.leaveRanks(this.#native);
-    await Promise.all(this.#children.map(ended));
+    const most = this.#failed ? FAILING_MS : ENDING_MS;
+    await Promise.all(this.#children.map((child) => ended(child, most)));
   }
 }
 
@@ -221,10 +225,10 @@ async function startRank({ rank, ranks, address, port }: RankPlace, key: string)
 }
 
 /** Waits until a process has ended, and ends it if it does not. */
-async function ended(child: Child): Promise<void> {
+async function ended(child: Child, mostMs: number): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null) return;
   await new Promise<void>((resolve) => {
-    const timer = setTimeout(() => child.kill("SIGKILL"), ENDING_MS);
+    const timer = setTimeout(() => child.kill("SIGKILL"), mostMs);
     child.once("exit", () => {
       clearTimeout(timer);
       resolve();
