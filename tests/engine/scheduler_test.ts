@@ -172,6 +172,25 @@ Deno.test("a prompt finds the full blocks of those that began alike, running or 
   );
 });
 
+Deno.test("of several pools the one with the fewest sequences takes the next; known blocks decide a tie", () => {
+  const scheduler = new Scheduler<Request>({ ...limits, blocks: 21 * 3, pools: 3 });
+  const poolsOf = () => scheduler.running.map(({ pool, blocks }) => [pool, blocks[0]]);
+  const begins = (first: number) => ({ promptTokenIds: [first, 1, 2, 3, 4] });
+  const requests = ["a", "b", "c", "d"].map((name, i) => request(name, 5, begins(i)));
+  for (const added of requests) scheduler.add(added);
+  let step = scheduler.next()!;
+  assert.deepEqual(poolsOf(), [[0, 1], [1, 22], [2, 43], [0, 3]]);
+  for (let i = 0; i < 3; i++) {
+    scheduler.commit(step);
+    step = scheduler.next()!;
+  }
+  for (const added of requests) scheduler.remove(added);
+  scheduler.add(request("again", 5, begins(2)));
+  assert.equal(scheduler.next()!.parts[0]!.begin, 4);
+  assert.deepEqual(poolsOf(), [[2, 43]]);
+  assert.equal(scheduler.pools[0]!.available, 20);
+});
+
 Deno.test("with another salt, or turned off, nothing is found; logits that are wanted are computed", () => {
   const begins = (scheduler: Scheduler<Request>, added: Request) => {
     scheduler.add(request("first", 12, terms({ cacheSalt: "a" })));

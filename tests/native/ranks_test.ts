@@ -294,6 +294,34 @@ Deno.test(native("ranks join by torchrun's and by Slurm's variables"), async () 
   );
 });
 
+Deno.test(
+  unless(native("the command line starts ranks, and joins those of mpirun"), noMpi),
+  async () => {
+    const main = new URL("../../src/cli/main.ts", import.meta.url).pathname;
+    const generate = [...[
+      "generate",
+      "--backend",
+      "ort-native",
+      "-t",
+      "0",
+      "-n",
+      "12",
+      "Once upon a time",
+    ]];
+    const deno = [Deno.execPath(), "run", "--quiet", "--allow-all", main, ...generate];
+    const textOf = async (command: string, args: string[]) => {
+      const { code, out, said } = await start(command, args).ended;
+      assert.equal(code, 0, said);
+      return out;
+    };
+    const want = await textOf(deno[0]!, deno.slice(1));
+    assert.equal(await textOf(deno[0]!, [...deno.slice(1), "--ranks", "2"]), want);
+    const divided = [...deno, "--ranks", "3", "--data-parallel-attention"];
+    const mpirun = ["--allow-run-as-root", "--oversubscribe", "-n", "3", ...divided];
+    assert.equal(await textOf("mpirun", mpirun), want);
+  },
+);
+
 const noNamespaces = Deno.build.os !== "linux" ? "network namespaces are Linux'" : missing(
   "sh",
   ["-c", "ip netns add hybridseek-probe && ip netns del hybridseek-probe"],
