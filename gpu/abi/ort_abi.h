@@ -95,6 +95,7 @@ enum ElementType : int {
   X(135, ReleaseIoBinding, void, OrtIoBinding*)                                                       \
   X(136, BindInput, OrtStatus*, OrtIoBinding*, const char* name, const OrtValue*)                     \
   X(137, BindOutput, OrtStatus*, OrtIoBinding*, const char* name, const OrtValue*)                    \
+  X(193, KernelContext_GetGPUComputeStream, OrtStatus*, const OrtKernelContext*, void** out)          \
   X(210, AddExternalInitializers, OrtStatus*, OrtSessionOptions*, const char* const* names,           \
     const OrtValue* const* values, size_t count)                                                      \
   X(230, KernelInfo_GetInputCount, OrtStatus*, const OrtKernelInfo*, size_t* out)                     \

@@ -23,7 +23,7 @@ const Schema& all_reduce_schema() {
 const Schema& all_gather_schema() {
   static const Schema schema{
       "AllGather",
-      {{"x", kFloat}, {"counts", kInt32}},
+      {{"x", kFloat}, {"counts", kInt32, false, /*host*/ true}},
       {{"y", kFloat}},
       unknown};
   return schema;
@@ -33,7 +33,7 @@ const Schema& all_gather_schema() {
 const Schema& reduce_scatter_schema() {
   static const Schema schema{
       "ReduceScatter",
-      {{"x", kFloat}, {"counts", kInt32}},
+      {{"x", kFloat}, {"counts", kInt32, false, /*host*/ true}},
       {{"y", kFloat}},
       unknown};
   return schema;
@@ -43,7 +43,7 @@ const Schema& reduce_scatter_schema() {
 const Schema& all_to_all_schema() {
   static const Schema schema{
       "AllToAll",
-      {{"x", kFloat}, {"counts", kInt32}},
+      {{"x", kFloat}, {"counts", kInt32, false, /*host*/ true}},
       {{"y", kFloat}},
       unknown};
   return schema;
@@ -57,6 +57,16 @@ class Collective : public Kernel {
   }
 
  protected:
+  // What is to be called by the constructor of a kernel whose tensors are in a GPU's memory.
+  void use_device(const NodeInfo& node) {
+    if (!ranks->takes_device_memory()) {
+      throw node.error("its ranks exchange the host's memory; HYBRIDSEEK_NCCL must name NCCL's library.");
+    }
+    on_device_ = true;
+  }
+
+  void* stream(const Run& run) const { return on_device_ ? run.stream() : nullptr; }
+
   Tensor input(const Run& run) const { return run.input(0, {-1, -1}); }
 
   // Numbers of each rank, from `first` of its counts on in steps of `step`.
@@ -83,6 +93,9 @@ class Collective : public Kernel {
   }
 
   const std::shared_ptr<Communicator> ranks;
+
+ private:
+  bool on_device_ = false;
 };
 
 class AllReduce : public Collective {
@@ -91,7 +104,7 @@ class AllReduce : public Collective {
   void run(const Run& run) const override {
     Tensor x = input(run);
     auto y = static_cast<float*>(run.output(0, x.type.dims));
-    ranks->all_reduce(x.as<const float>(), y, x.type.count(), nullptr);
+    ranks->all_reduce(x.as<const float>(), y, x.type.count(), stream(run));
   }
 };
 
@@ -105,7 +118,7 @@ class AllGather : public Collective {
     int64_t total = 0;
     for (int64_t rank = 0; rank < ranks->ranks; rank++) total += rows.as<const int32_t>()[rank];
     auto y = static_cast<float*>(run.output(0, {total, x.dim(1)}));
-    ranks->all_gather(x.as<const float>(), y, numbers, nullptr);
+    ranks->all_gather(x.as<const float>(), y, numbers, stream(run));
   }
 };
 
@@ -117,7 +130,7 @@ class ReduceScatter : public Collective {
     auto numbers = counts(run, rows, 0, 1, x.dim(1));
     expect_rows(run, x, sum_of(numbers));
     auto y = static_cast<float*>(run.output(0, {rows.as<const int32_t>()[ranks->rank], x.dim(1)}));
-    ranks->reduce_scatter(x.as<const float>(), y, numbers, nullptr);
+    ranks->reduce_scatter(x.as<const float>(), y, numbers, stream(run));
   }
 };
 
@@ -133,18 +146,31 @@ class AllToAll : public Collective {
     int64_t total = 0;
     for (size_t from = 0; from < size; from++) total += rows.as<const int32_t>()[from * size + rank];
     auto y = static_cast<float*>(run.output(0, {total, x.dim(1)}));
-    ranks->all_to_all(x.as<const float>(), y, sent, received, nullptr);
+    ranks->all_to_all(x.as<const float>(), y, sent, received, stream(run));
   }
 };
 
+// The same op for tensors in a GPU's memory.
+template <typename T>
+class OnDevice : public T {
+ public:
+  explicit OnDevice(const NodeInfo& node) : T(node) { this->use_device(node); }
+};
+
+template <typename T>
+void add(std::vector<std::unique_ptr<Op>>& ops, const OrtFunctions& ort, const Schema& schema) {
+  ops.push_back(op_of<T>(ort, schema, kCpuProvider));
+  ops.push_back(op_of<OnDevice<T>>(ort, schema, kCudaProvider));
+}
+
 }  // namespace
 
-std::vector<std::unique_ptr<Op>> collectives_cpu(const OrtFunctions& ort) {
+std::vector<std::unique_ptr<Op>> collectives(const OrtFunctions& ort) {
   std::vector<std::unique_ptr<Op>> ops;
-  ops.push_back(op_of<AllReduce>(ort, all_reduce_schema(), kCpuProvider));
-  ops.push_back(op_of<AllGather>(ort, all_gather_schema(), kCpuProvider));
-  ops.push_back(op_of<ReduceScatter>(ort, reduce_scatter_schema(), kCpuProvider));
-  ops.push_back(op_of<AllToAll>(ort, all_to_all_schema(), kCpuProvider));
+  add<AllReduce>(ops, ort, all_reduce_schema());
+  add<AllGather>(ops, ort, all_gather_schema());
+  add<ReduceScatter>(ops, ort, reduce_scatter_schema());
+  add<AllToAll>(ops, ort, all_to_all_schema());
   return ops;
 }
 

@@ -52,6 +52,9 @@ Tensor tensor_of(const OrtFunctions& ort, const char* name, const OrtValue* valu
   return tensor;
 }
 
+// OrtMemTypeCPUInput, and what lies on the kernel's device.
+constexpr int kOnHost = -2, kOnDevice = 0;
+
 const Op& self(const OrtCustomOp* op) { return *static_cast<const Op*>(op); }
 
 }  // namespace
@@ -212,6 +215,12 @@ Scratch Run::scratch(size_t bytes) const {
   return Scratch(kernel_.ort, context_, kernel_.memory.get(), bytes);
 }
 
+void* Run::stream() const {
+  void* stream = nullptr;
+  check(kernel_.ort, kernel_.ort.KernelContext_GetGPUComputeStream(context_, &stream));
+  return stream;
+}
+
 void Run::parallel(size_t count, const std::function<void(size_t)>& work) const {
   auto call = [](void* user, size_t thread) {
     (*static_cast<const std::function<void(size_t)>*>(user))(thread);
@@ -230,7 +239,9 @@ Op::Op(const OrtFunctions& ort, const Schema& schema, const char* provider, Crea
   GetInputCharacteristic = [](const OrtCustomOp* op, size_t i) {
     return static_cast<int>(self(op).schema.inputs[i].optional);
   };
-  GetInputMemoryType = [](const OrtCustomOp*, size_t) { return 0; };
+  GetInputMemoryType = [](const OrtCustomOp* op, size_t i) {
+    return self(op).schema.inputs[i].host ? kOnHost : kOnDevice;
+  };
   GetOutputTypeCount = [](const OrtCustomOp* op) { return self(op).schema.outputs.size(); };
   GetOutputType = [](const OrtCustomOp* op, size_t i) { return self(op).schema.outputs[i].type; };
   GetOutputCharacteristic = [](const OrtCustomOp* op, size_t i) {

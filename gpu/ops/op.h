@@ -14,6 +14,8 @@ struct Argument {
   const char* name;
   int type;
   bool optional = false;
+  // An input that a kernel on a device reads on the host.
+  bool host = false;
 };
 
 // What a graph says of a node's shapes while it is loaded. -1 is a size that varies.
@@ -24,7 +26,7 @@ class Shapes {
   Dims input(size_t index, size_t rank) const;
   // Sizes that vary have the names of those of input `like` on the same axes: onnxruntime takes values whose
   // sizes have the same names to be of the same size.
-  void set_output(size_t index, int type, const Dims& dims, size_t like) const;
+  void set_output(size_t index, int type, const Dims& dims, size_t like = 0) const;
 
  private:
   const OrtFunctions& ort_;
@@ -108,6 +110,8 @@ class Run {
   // An output; its data is null where nobody wants it.
   void* output(size_t index, const Dims& dims) const;
   Scratch scratch(size_t bytes) const;
+  // The device's queue that a kernel launches on; null on CPUs.
+  void* stream() const;
   // Calls `work(thread)` for the threads 0 ... count - 1 of the session's pool. They may come late, one
   // after the other, or at once.
   void parallel(size_t count, const std::function<void(size_t)>& work) const;
@@ -143,6 +147,7 @@ struct Op : OrtCustomOp {
 };
 
 constexpr const char* kCpuProvider = "CPUExecutionProvider";
+constexpr const char* kCudaProvider = "CUDAExecutionProvider";
 
 // Makes an entry of a class of kernels.
 template <typename T>

@@ -19,7 +19,7 @@ std::vector<std::unique_ptr<Op>> make_ops(const OrtFunctions& ort) {
   ops.push_back(latent_attention_cpu(ort));
   ops.push_back(paged_attention_cpu(ort));
   ops.push_back(sparse_experts_cpu(ort));
-  for (auto& op : collectives_cpu(ort)) ops.push_back(std::move(op));
+  for (auto& op : collectives(ort)) ops.push_back(std::move(op));
   return ops;
 }
 

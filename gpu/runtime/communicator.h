@@ -33,6 +33,8 @@ class Communicator {
   // Numbers for each rank in their order, and those of each rank for this one.
   virtual void all_to_all(const float* from, float* to, const std::vector<size_t>& sent,
                           const std::vector<size_t>& received, void* stream) = 0;
+  // Whether it takes tensors in a GPU's memory.
+  virtual bool takes_device_memory() const { return false; }
   // Tells the other ranks why this one fails.
   virtual void abort(const std::string& reason) = 0;
 };

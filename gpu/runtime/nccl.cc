@@ -113,6 +113,8 @@ class Nccl : public Communicator {
     });
   }
 
+  bool takes_device_memory() const override { return true; }
+
   void abort(const std::string&) override {
     if (communicator_) nccl_.CommAbort(communicator_);
     communicator_ = nullptr;
