@@ -15,8 +15,10 @@
  * @module
  */
 export type { BackendInfo, BackendName, ExpertStats } from "./src/backend/backend.ts";
+export { followRanks } from "./src/backend/native/ranks_backend.ts";
 export type { OrtModule, OrtSession, OrtTensor } from "./src/backend/ort.ts";
 export type { EngineBuild } from "./src/backend/wasm/engine_module.ts";
+export type { BackendTrial } from "./src/backend/trials.ts";
 export type { CacheType } from "./src/backend/wasm/opcodes.ts";
 export type { EngineStats } from "./src/engine/engine.ts";
 export type { ExpertLoadEntropy } from "./src/engine/expert_load.ts";

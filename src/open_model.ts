@@ -3,15 +3,17 @@
  * @module
  */
 import { type Backend, type BackendInfo, type BackendName, BACKENDS } from "./backend/backend.ts";
+import { keepChoice, keptChoice, machineName } from "./backend/kept_choices.ts";
 import { openNativeBackend } from "./backend/native/native_backend.ts";
 import { openOrtBackend, type OrtModule } from "./backend/ort.ts";
+import { type BackendTrial, fastest, tryBackends } from "./backend/trials.ts";
 import type { EngineBuild } from "./backend/wasm/engine_module.ts";
 import type { CacheType } from "./backend/wasm/opcodes.ts";
 import { openWasmBackend } from "./backend/wasm/wasm_backend.ts";
 import type { EngineOptions } from "./engine/engine_options.ts";
-import { InvalidArgumentError, InvalidFileError } from "./errors.ts";
+import { InvalidArgumentError, InvalidFileError, UnsupportedError } from "./errors.ts";
 import { embeddedModel } from "./files/embedded_model.ts";
-import type { Manifest } from "./files/manifest.ts";
+import { identityOf, type Manifest } from "./files/manifest.ts";
 import { ModelPackage } from "./files/model_package.ts";
 import type { ModelLocation } from "./files/open_source.ts";
 import {
@@ -23,15 +25,20 @@ import { type ModelSpec, modelSpec } from "./model_spec.ts";
 import { readModel } from "./onnx/read_model.ts";
 import { Tokenizer } from "./text/tokenizer.ts";
 import type { TokenizerConfig } from "./text/tokenizer_config.ts";
+import { VERSION } from "./version.ts";
 
 /** How a model is opened. */
 export interface OpenOptions extends EngineOptions {
   /**
    * What computes: `wasm` (the default) runs everywhere, `ort` runs the file's function bodies on ONNX
    * Runtime, `ort-native` runs this library's kernels inside ONNX Runtime, by a native library that
-   * `hybridseek gpu build` makes.
+   * `hybridseek gpu build` makes. `auto` opens each in turn, computes a chunk of a prompt and 8 tokens, and
+   * takes the fastest; the choice is kept for this package and machine (in the user's cache, where there are
+   * files).
    */
-  backend?: BackendName;
+  backend?: BackendName | "auto";
+  /** For `auto`: told what each backend took, unless the choice was made before. */
+  onTrials?: (trials: readonly BackendTrial[]) => void;
   /** For `ort`: the imported `onnxruntime-node` or `onnxruntime-web`. */
   ort?: OrtModule;
   /**
@@ -39,6 +46,18 @@ export interface OpenOptions extends EngineOptions {
    * HYBRIDSEEK_ONNXRUNTIME, else that of the npm package onnxruntime-node.
    */
   onnxruntime?: string;
+  /**
+   * For `ort-native`: how many processes ("ranks") compute the model together, each with a part of its heads,
+   * experts and vocabulary, 1 (the default) to 64. Without a launcher they are started on this machine, which in
+   * Deno wants `--allow-run`. Under mpirun, srun, or with torchrun's variables the launcher's are joined: then
+   * rank 0 opens the model, and all others call {@linkcode followRanks}.
+   */
+  tensorParallel?: number;
+  /**
+   * With `tensorParallel`: each rank has sequences of its own, with whole attention layers and a cache of its
+   * own, instead of some of the heads of all. A cache of latents is on every rank otherwise.
+   */
+  dataParallelAttention?: boolean;
   /** For `wasm`: a certain build of the engine; the best one that the runtime accepts by default. */
   build?: EngineBuild;
   /**
@@ -80,6 +99,9 @@ export interface OpenOptions extends EngineOptions {
 /** Context unless told otherwise: the family's long ones would take gigabytes of cache, tokens. */
 const DEFAULT_CONTEXT = 8192;
 
+/** What `auto` tries: what is likely the fastest first, since slower ones are given up early. */
+const TRIED: readonly BackendName[] = ["ort-native", "wasm", "ort"];
+
 /** A model's parts. */
 export interface OpenedModel {
   /** What the graph says of it. */
@@ -105,6 +127,7 @@ export async function openModel(
   location: ModelLocation | undefined,
   options: OpenOptions,
 ): Promise<OpenedModel> {
+  if (options.backend === "auto") return await openFastest(location, options);
   const { verify, signal } = options;
   const model = await ModelPackage.open(location ?? embeddedModel(), { verify, signal });
   let kept = false;
@@ -118,6 +141,7 @@ export async function openModel(
     const tokenizer = await openTokenizer(model);
     const { ort, onnxruntime, threads, onPlan, onProgress: onLoaded } = options;
     const { build, memoryBytes, hugePages, cacheType } = options;
+    const { tensorParallel, dataParallelAttention } = options;
     const open: Record<BackendName, () => Promise<Backend>> = {
       "wasm": () =>
         openWasmBackend(model, graph, spec, {
@@ -126,7 +150,9 @@ export async function openModel(
         }),
       "ort": () => openOrtBackend(model, graph, spec, { ...sizes, ort }),
       "ort-native": () =>
-        openNativeBackend(model, graph, spec, { ...sizes, onnxruntime, threads, onPlan }),
+        openNativeBackend(model, graph, spec, {
+          ...{ ...sizes, onnxruntime, threads, onPlan, tensorParallel, dataParallelAttention },
+        }),
     };
     try {
       const config = await openGenerationConfig(model, tokenizer?.eosTokenId, options);
@@ -142,9 +168,52 @@ export async function openModel(
   }
 }
 
+/** Opens a package with the backend that is the fastest here. */
+async function openFastest(
+  location: ModelLocation | undefined,
+  options: OpenOptions,
+): Promise<OpenedModel> {
+  const { verify, signal, threads, tensorParallel, dataParallelAttention } = options;
+  const model = await ModelPackage.open(location ?? embeddedModel(), { verify, signal });
+  const { address, manifest } = model;
+  await model.close();
+  const asked = JSON.stringify({ threads, tensorParallel, dataParallelAttention });
+  const key = `${VERSION}, ${await identityOf(manifest)}, ${await machineName()}, ${asked}`;
+  const known = await keptChoice(key);
+  const kept = BACKENDS.find((name) => name === known);
+  if (kept !== undefined) {
+    try {
+      return await openModel(location, { ...options, backend: kept });
+    } catch (error) {
+      if (!(error instanceof UnsupportedError)) throw error; // it is not installed any more
+    }
+  }
+  const quiet = { ...options, onPlan: undefined, onProgress: undefined };
+  const refusals: unknown[] = [];
+  const trials = await tryBackends(TRIED, async (backend) => {
+    const opened = await openModel(location, { ...quiet, backend }).catch((error) => {
+      refusals.push(error);
+      throw error;
+    });
+    opened.tokenizer?.free();
+    const { spec: { vocabSize } } = opened;
+    return { backend: opened.backend, vocabSize, close: () => opened.backend.close() };
+  });
+  options.onTrials?.(trials);
+  const backend = fastest(trials);
+  if (backend === undefined) {
+    const wrong = refusals.filter((error) => error instanceof InvalidArgumentError);
+    if (wrong.length === TRIED.length) throw wrong[0]; // the caller's mistake, whatever the backend
+    const reasons = trials.map(({ backend, failure }) => `${backend}: ${failure}`).join(" ");
+    throw new UnsupportedError(`Cannot open ${address} with any backend. ${reasons}`);
+  }
+  await keepChoice(key, backend);
+  return await openModel(location, { ...options, backend });
+}
+
 function checkSizes(
   spec: ModelSpec,
-  { backend = "wasm", contextLength, cacheTokens }: OpenOptions,
+  { backend = "wasm", contextLength, cacheTokens, tensorParallel = 1 }: OpenOptions,
 ): { contextLength: number; cacheTokens: number | undefined } {
   const check = (field: string, value: number, least: number, most: number) => {
     if (Number.isInteger(value) && value >= least && value <= most) return;
@@ -153,11 +222,18 @@ function checkSizes(
       `Cannot open the model: ${field} is ${value}, it can be ${least} to ${most}.`,
     );
   };
-  if (!BACKENDS.includes(backend)) {
+  if (!BACKENDS.some((name) => name === backend)) {
     throw new InvalidArgumentError(
       "backend",
       `Cannot open the model: backend is ${JSON.stringify(backend)}, it can be one of ` +
-        `${BACKENDS.join(", ")}.`,
+        `${[...BACKENDS, "auto"].join(", ")}.`,
+    );
+  }
+  if (tensorParallel !== 1 && backend !== "ort-native") {
+    throw new InvalidArgumentError(
+      "tensorParallel",
+      `Cannot open the model: tensorParallel is ${tensorParallel}, backend ${backend} computes in one process; ` +
+        "use ort-native.",
     );
   }
   const context = contextLength ?? Math.min(spec.contextLength, DEFAULT_CONTEXT);

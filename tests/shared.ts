@@ -2,7 +2,7 @@
  * The data shared beside the repository: checkpoints, goldens, tokenizers.
  * @module
  */
-import type { BackendName } from "../src/backend/backend.ts";
+import type { OpenOptions } from "../src/open_model.ts";
 
 /** Its folder. */
 export const shared: URL = new URL("../../shared/", import.meta.url);
@@ -35,7 +35,7 @@ export function needs(
  */
 export function needsShared(
   name: string,
-  backend?: BackendName,
+  backend?: OpenOptions["backend"],
 ): { name: string; ignore: boolean } {
   return needs(name, { shared: true, native: backend === "ort-native" });
 }

@@ -17,7 +17,9 @@ typedef napi_value (*napi_callback)(napi_env, napi_callback_info);
 typedef void (*napi_finalize)(napi_env, void* data, void* hint);
 typedef int napi_status;
 
-constexpr int kNapiExternal = 8;  // of napi_typeof
+// Of napi_typeof.
+constexpr int kNapiUndefined = 0;
+constexpr int kNapiExternal = 8;
 enum NapiTypedArrayType { kNapiUint8Array = 1, kNapiInt32Array = 5, kNapiFloat32Array = 7 };
 constexpr size_t kNapiAutoLength = SIZE_MAX;
 
@@ -32,6 +34,11 @@ HYBRIDSEEK_NAPI(napi_create_double, napi_env, double, napi_value*);
 HYBRIDSEEK_NAPI(napi_create_bigint_uint64, napi_env, uint64_t, napi_value*);
 HYBRIDSEEK_NAPI(napi_create_string_utf8, napi_env, const char*, size_t length, napi_value*);
 HYBRIDSEEK_NAPI(napi_create_object, napi_env, napi_value*);
+HYBRIDSEEK_NAPI(napi_create_array, napi_env, napi_value*);
+HYBRIDSEEK_NAPI(napi_set_element, napi_env, napi_value array, uint32_t index, napi_value);
+HYBRIDSEEK_NAPI(napi_create_arraybuffer, napi_env, size_t bytes, void** data, napi_value*);
+HYBRIDSEEK_NAPI(napi_create_typedarray, napi_env, int type, size_t length, napi_value buffer, size_t offset,
+                napi_value*);
 HYBRIDSEEK_NAPI(napi_create_error, napi_env, napi_value code, napi_value message, napi_value*);
 HYBRIDSEEK_NAPI(napi_throw, napi_env, napi_value);
 HYBRIDSEEK_NAPI(napi_is_exception_pending, napi_env, bool*);

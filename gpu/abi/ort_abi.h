@@ -69,6 +69,7 @@ enum ElementType : int {
   X(60, GetTensorElementType, OrtStatus*, const OrtTensorInfo*, int* out)                             \
   X(61, GetDimensionsCount, OrtStatus*, const OrtTensorInfo*, size_t* out)                            \
   X(62, GetDimensions, OrtStatus*, const OrtTensorInfo*, int64_t* dims, size_t rank)                  \
+  X(63, GetSymbolicDimensions, OrtStatus*, const OrtTensorInfo*, const char** names, size_t rank)      \
   X(65, GetTensorTypeAndShape, OrtStatus*, const OrtValue*, OrtTensorInfo** out)                      \
   X(68, CreateMemoryInfo, OrtStatus*, const char* name, int allocator, int device, int memory,        \
     OrtMemoryInfo** out)                                                                              \
@@ -99,6 +100,8 @@ enum ElementType : int {
   X(136, BindInput, OrtStatus*, OrtIoBinding*, const char* name, const OrtValue*)                     \
   X(137, BindOutput, OrtStatus*, OrtIoBinding*, const char* name, const OrtValue*)                    \
   X(193, KernelContext_GetGPUComputeStream, OrtStatus*, const OrtKernelContext*, void** out)          \
+  X(210, AddExternalInitializers, OrtStatus*, OrtSessionOptions*, const char* const* names,           \
+    const OrtValue* const* values, size_t count)                                                      \
   X(230, KernelInfo_GetInputCount, OrtStatus*, const OrtKernelInfo*, size_t* out)                     \
   X(234, KernelInfo_GetInputTypeInfo, OrtStatus*, const OrtKernelInfo*, size_t index,                 \
     OrtTypeInfo** out)                                                                                \

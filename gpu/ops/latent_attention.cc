@@ -10,8 +10,8 @@ namespace {
 void infer(const Shapes& shapes) {
   Dims query = shapes.input(kQuery, 2), kv_b = shapes.input(kKvB, 3), cos = shapes.input(kCos, 2);
   int64_t heads = kv_b[0], nope = query[1] / heads - 2 * cos[1];
-  if (query[1] >= 0 && cos[1] >= 0) shapes.set_output(0, kFloat, {query[0], heads * (kv_b[1] - nope)});
-  shapes.set_output(1, shapes.type(kCache), shapes.input(kCache, 4));
+  if (query[1] >= 0 && cos[1] >= 0) shapes.set_output(0, kFloat, {query[0], heads * (kv_b[1] - nope)}, kQuery);
+  shapes.set_output(1, shapes.type(kCache), shapes.input(kCache, 4), kCache);
 }
 
 }  // namespace

@@ -75,11 +75,20 @@ int Shapes::type(size_t index) const {
   return TensorType(ort_, info).type;
 }
 
-void Shapes::set_output(size_t index, int type, const Dims& dims) const {
-  OrtTensorInfo* info = nullptr;
+void Shapes::set_output(size_t index, int type, const Dims& dims, size_t like) const {
+  OrtTensorInfo *named = nullptr, *info = nullptr;
+  check(ort_, ort_.ShapeInferContext_GetInputTypeShape(context_, like, &named));
+  std::vector<const char*> names(dims.size(), "");
+  check(ort_, ort_.GetSymbolicDimensions(named, names.data(), names.size()));
+  for (size_t i = 0; i < dims.size(); i++) {
+    if (dims[i] >= 0) {
+      names[i] = "";
+    } else if (!names[i] || !*names[i]) {
+      throw Error(kOrtInvalidArgument, "a size is not known");
+    }
+  }
   check(ort_, ort_.CreateTensorTypeAndShapeInfo(&info));
   Owned<OrtTensorInfo> owned(info, ort_.ReleaseTensorTypeAndShapeInfo);
-  std::vector<const char*> names(dims.size(), "");
   check(ort_, ort_.SetTensorElementType(info, type));
   check(ort_, ort_.SetDimensions(info, dims.data(), dims.size()));
   check(ort_, ort_.SetSymbolicDimensions(info, names.data(), names.size()));

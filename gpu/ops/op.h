@@ -25,7 +25,9 @@ class Shapes {
   // Throws if the graph does not say it.
   Dims input(size_t index, size_t rank) const;
   int type(size_t index) const;
-  void set_output(size_t index, int type, const Dims& dims) const;
+  // Sizes that vary have the names of those of input `like` on the same axes: onnxruntime takes values whose
+  // sizes have the same names to be of the same size.
+  void set_output(size_t index, int type, const Dims& dims, size_t like = 0) const;
 
  private:
   const OrtFunctions& ort_;

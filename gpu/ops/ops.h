@@ -8,6 +8,7 @@ namespace hybridseek {
 std::unique_ptr<Op> latent_attention_cpu(const OrtFunctions& ort);
 std::unique_ptr<Op> paged_attention_cpu(const OrtFunctions& ort);
 std::unique_ptr<Op> sparse_experts_cpu(const OrtFunctions& ort);
+std::vector<std::unique_ptr<Op>> collectives(const OrtFunctions& ort);
 
 #ifdef HYBRIDSEEK_CUDA
 std::unique_ptr<Op> latent_attention_cuda(const OrtFunctions& ort);

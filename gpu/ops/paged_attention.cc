@@ -13,10 +13,10 @@ void infer(const Shapes& shapes) {
   Dims query = shapes.input(kQuery, 2);
   Dims keys = shapes.input(kKeyCache, 4), values = shapes.input(kValueCache, 4);
   if (query[1] > 0 && keys[3] > 0 && values[3] > 0) {
-    shapes.set_output(0, kFloat, {query[0], query[1] / keys[3] * values[3]});
+    shapes.set_output(0, kFloat, {query[0], query[1] / keys[3] * values[3]}, kQuery);
   }
-  shapes.set_output(1, kFloat, keys);
-  shapes.set_output(2, kFloat, values);
+  shapes.set_output(1, kFloat, keys, kKeyCache);
+  shapes.set_output(2, kFloat, values, kValueCache);
 }
 
 const Schema& schema() {

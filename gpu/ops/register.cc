@@ -25,6 +25,7 @@ std::vector<std::unique_ptr<Op>> make_ops(const OrtFunctions& ort) {
   ops.push_back(latent_attention_cpu(ort));
   ops.push_back(sparse_experts_cpu(ort));
 #endif
+  for (auto& op : collectives(ort)) ops.push_back(std::move(op));
   return ops;
 }
 

@@ -36,7 +36,7 @@ const Schema& experts_schema() {
        {"down", kAnyType, true},
        {"down_scales", kAnyType, true}},
       {{"y", kFloat}, {"experts", kInt32, true}, {"weights", kFloat, true}},
-      [](const Shapes& shapes) { shapes.set_output(0, kFloat, shapes.input(kExpertsX, 2)); }};
+      [](const Shapes& shapes) { shapes.set_output(0, kFloat, shapes.input(kExpertsX, 2), kExpertsX); }};
   return schema;
 }
 

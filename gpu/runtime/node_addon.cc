@@ -3,11 +3,13 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 
 #include "../abi/node_abi.h"
 #ifdef HYBRIDSEEK_CUDA
 #include "../ops/cuda_selftest.h"
 #endif
+#include "communicator.h"
 #include "session.h"
 
 extern "C" size_t hybridseek_cache_copies();
@@ -99,6 +101,7 @@ View view_of(napi_env env, napi_value value) {
 
 int type_of(const std::string& name) {
   if (name == "float32") return kFloat;
+  if (name == "float16") return kFloat16;
   if (name == "int32") return kInt32;
   if (name == "uint8") return kUint8;
   throw Error(kOrtInvalidArgument, "Cannot make a tensor: no such type as " + name + ".");
@@ -143,7 +146,7 @@ std::shared_ptr<T> unwrap(napi_env env, napi_value value) {
   return object;
 }
 
-constexpr size_t kMostArguments = 4;
+constexpr size_t kMostArguments = 5;
 using Arguments = napi_value[kMostArguments];
 
 // A function of the addon: exceptions become JavaScript's.
@@ -227,14 +230,17 @@ napi_value open_runtime(napi_env env, Arguments& arguments) {
   return result;
 }
 
-// createSession(runtimePath, model, folder, threads): Promise<Session>
+// createSession(runtimePath, model, folder, threads, [name, tensor][]?): Promise<Session>
 napi_value create_session(napi_env env, Arguments& arguments) {
   struct Create : Work {
     const Runtime* runtime;
     std::string model, folder;
     int threads;
+    std::vector<GivenTensor> given;
     std::shared_ptr<Session> session;
-    void execute() override { session = std::make_shared<Session>(*runtime, model, folder, threads); }
+    void execute() override {
+      session = std::make_shared<Session>(*runtime, model, folder, threads, given);
+    }
     napi_value result(napi_env env) override { return wrap(env, session); }
   };
   auto work = std::make_unique<Create>();
@@ -243,6 +249,14 @@ napi_value create_session(napi_env env, Arguments& arguments) {
   work->model.assign(static_cast<const char*>(model.data), model.bytes);
   work->folder = string_of(env, arguments[2]);
   work->threads = static_cast<int>(integer_of(env, arguments[3]));
+  int type = kNapiUndefined;
+  check_napi(napi_typeof(env, arguments[4], &type));
+  if (type == kNapiUndefined) return start(env, std::move(work));
+  for (napi_value entry : list_of(env, arguments[4])) {
+    auto parts = list_of(env, entry);
+    if (parts.size() != 2) throw Error(kOrtInvalidArgument, "Cannot open: a weight has two parts.");
+    work->given.push_back({string_of(env, parts[0]), unwrap<DeviceTensor>(env, parts[1])});
+  }
   return start(env, std::move(work));
 }
 
@@ -325,7 +339,131 @@ napi_value address_of(napi_env env, Arguments& arguments) {
   return result;
 }
 
-// closeSession(session), closeTensor(tensor): frees them once nothing uses them
+// Ranks as JavaScript holds them: with the number by which nodes know them.
+struct Ranks {
+  std::shared_ptr<PointToPoint> known;
+  std::shared_ptr<Communicator> tensors;  // where another transport carries the tensors
+  int64_t number = 0;
+};
+
+napi_value array_of(napi_env env, const std::vector<napi_value>& values) {
+  napi_value result = nullptr;
+  check_napi(napi_create_array(env, &result));
+  for (size_t i = 0; i < values.size(); i++) {
+    check_napi(napi_set_element(env, result, static_cast<uint32_t>(i), values[i]));
+  }
+  return result;
+}
+
+napi_value bytes_of(napi_env env, const std::string& bytes) {
+  void* data = nullptr;
+  napi_value buffer = nullptr, result = nullptr;
+  check_napi(napi_create_arraybuffer(env, bytes.size(), &data, &buffer));
+  if (!bytes.empty()) std::memcpy(data, bytes.data(), bytes.size());
+  check_napi(napi_create_typedarray(env, kNapiUint8Array, bytes.size(), buffer, 0, &result));
+  return result;
+}
+
+struct Join : Work {
+  std::shared_ptr<Ranks> ranks = std::make_shared<Ranks>();
+  std::string library;  // of MPI, or of NCCL where ranks know each other already
+  MeetingPlace place;
+  void execute() override {
+    if (ranks->known) {
+      ranks->tensors = join_nccl(*ranks->known, library);
+    } else if (!library.empty()) {
+      ranks->known = join_mpi(library, place.timeout);
+    } else {
+      ranks->known = join_sockets(place);
+    }
+    ranks->number = ranks->tensors ? register_communicator(ranks->tensors)
+                                   : register_communicator(ranks->known);
+  }
+  napi_value result(napi_env env) override { return wrap(env, ranks); }
+};
+
+// joinSockets(address, port, key, [rank, ranks, timeoutMs]): Promise<Ranks>
+napi_value join_by_sockets(napi_env env, Arguments& arguments) {
+  auto work = std::make_unique<Join>();
+  auto numbers = list_of(env, arguments[3]);
+  if (numbers.size() != 3) throw Error(kOrtInvalidArgument, "Cannot join: there must be three numbers.");
+  auto number = [&](size_t i) { return static_cast<int>(integer_of(env, numbers[i])); };
+  work->place = {string_of(env, arguments[0]), static_cast<int>(integer_of(env, arguments[1])),
+                 string_of(env, arguments[2]), number(0),
+                 number(1),                    std::chrono::milliseconds(number(2))};
+  const MeetingPlace& place = work->place;
+  if (place.ranks < 1 || place.rank < 0 || place.rank >= place.ranks) {
+    throw Error(kOrtInvalidArgument, "Cannot join: there is no rank " + std::to_string(place.rank) +
+                                         " of " + std::to_string(place.ranks) + ".");
+  }
+  return start(env, std::move(work));
+}
+
+// joinMpi(library, timeoutMs): Promise<Ranks>
+napi_value join_by_mpi(napi_env env, Arguments& arguments) {
+  auto work = std::make_unique<Join>();
+  work->library = string_of(env, arguments[0]);
+  work->place.timeout = std::chrono::milliseconds(integer_of(env, arguments[1]));
+  return start(env, std::move(work));
+}
+
+// joinNccl(ranks, library): Promise<Ranks>
+napi_value join_by_nccl(napi_env env, Arguments& arguments) {
+  auto work = std::make_unique<Join>();
+  work->ranks->known = unwrap<Ranks>(env, arguments[0])->known;
+  work->library = string_of(env, arguments[1]);
+  return start(env, std::move(work));
+}
+
+// placeOf(ranks): [rank, ranks, number]
+napi_value place_of(napi_env env, Arguments& arguments) {
+  auto ranks = unwrap<Ranks>(env, arguments[0]);
+  auto number = [&](int64_t value) {
+    napi_value result = nullptr;
+    check_napi(napi_create_double(env, static_cast<double>(value), &result));
+    return result;
+  };
+  return array_of(env, {number(ranks->known->rank), number(ranks->known->ranks), number(ranks->number)});
+}
+
+// broadcast(ranks, bytes): Promise<Uint8Array>, gather(ranks, bytes): Promise<Uint8Array[]>
+template <bool gathers>
+napi_value tell(napi_env env, Arguments& arguments) {
+  struct Tell : Work {
+    std::shared_ptr<Ranks> ranks;
+    std::string bytes;
+    std::vector<std::string> gathered;
+    void execute() override {
+      if (gathers) {
+        gathered = ranks->known->gather(bytes);
+      } else {
+        bytes = ranks->known->broadcast(bytes);
+      }
+    }
+    napi_value result(napi_env env) override {
+      if (!gathers) return bytes_of(env, bytes);
+      std::vector<napi_value> values;
+      for (const std::string& one : gathered) values.push_back(bytes_of(env, one));
+      return array_of(env, values);
+    }
+  };
+  auto work = std::make_unique<Tell>();
+  work->ranks = unwrap<Ranks>(env, arguments[0]);
+  View view = view_of(env, arguments[1]);
+  work->bytes.assign(static_cast<const char*>(view.data), view.bytes);
+  return start(env, std::move(work));
+}
+
+// abortRanks(ranks, reason)
+napi_value abort_ranks(napi_env env, Arguments& arguments) {
+  auto ranks = unwrap<Ranks>(env, arguments[0]);
+  std::string reason = string_of(env, arguments[1]);
+  if (ranks->tensors) ranks->tensors->abort(reason);
+  ranks->known->abort(reason);
+  return undefined(env);
+}
+
+// closeSession(session), closeTensor(tensor), leaveRanks(ranks): frees them once nothing uses them
 template <typename T>
 napi_value close(napi_env env, Arguments& arguments) {
   handle_of<T>(env, arguments[0]).object.reset();
@@ -387,6 +525,14 @@ extern "C" __attribute__((visibility("default"))) napi_value napi_register_modul
       {"addressOf", guarded<address_of>},
       {"closeSession", guarded<close<Session>>},
       {"closeTensor", guarded<close<DeviceTensor>>},
+      {"joinSockets", guarded<join_by_sockets>},
+      {"joinMpi", guarded<join_by_mpi>},
+      {"joinNccl", guarded<join_by_nccl>},
+      {"placeOf", guarded<place_of>},
+      {"broadcast", guarded<tell<false>>},
+      {"gather", guarded<tell<true>>},
+      {"abortRanks", guarded<abort_ranks>},
+      {"leaveRanks", guarded<close<Ranks>>},
       {"cacheCopies", guarded<cache_copies>},
       {"selftest", guarded<selftest>},
   };

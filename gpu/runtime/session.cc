@@ -107,9 +107,10 @@ void DeviceTensor::copy_within(size_t from, size_t to, size_t count) {
 }
 
 Session::Session(const Runtime& runtime, const std::string& model, const std::string& folder,
-                 int threads)
+                 int threads, const std::vector<GivenTensor>& given)
     : runtime_(runtime),
       ort_(runtime.ort()),
+      given_(given),
       session_(nullptr, ort_.ReleaseSession),
       binding_(nullptr, ort_.ReleaseIoBinding) {
   OrtSessionOptions* options = nullptr;
@@ -122,6 +123,18 @@ Session::Session(const Runtime& runtime, const std::string& model, const std::st
   // Threads that spin between nodes gain nothing on a quiet machine and cost most steps' time on a busy one.
   check(ort_, ort_.AddSessionConfigEntry(options, "session.intra_op.allow_spinning", "0"));
   check(ort_, RegisterCustomOps(options, runtime.base_));
+  std::vector<const char*> names;
+  std::vector<const OrtValue*> values;
+  std::vector<Owned<OrtValue>> views;  // onnxruntime takes only values whose memory is not its own
+  for (const auto& [name, tensor] : given_) {
+    TensorType type = TensorType::of_value(ort_, tensor->value_.get());
+    views.push_back(value_of({name, type.type, type.dims, tensor->data_, tensor->bytes_}));
+    names.push_back(name.c_str());
+    values.push_back(views.back().get());
+  }
+  if (!names.empty()) {
+    check(ort_, ort_.AddExternalInitializers(options, names.data(), values.data(), names.size()));
+  }
   OrtSession* session = nullptr;
   check(ort_, ort_.CreateSessionFromArray(runtime.env_, model.data(), model.size(), options, &session));
   session_.reset(session);

@@ -63,11 +63,18 @@ struct HostTensor {
   size_t bytes;
 };
 
+// A weight that is given to a session instead of being read from a data file.
+struct GivenTensor {
+  std::string name;
+  std::shared_ptr<DeviceTensor> tensor;
+};
+
 // A model that is ready to run, with the ops of this library.
 class Session {
  public:
-  // `model` is an ONNX file's bytes, `folder` where its data files are.
-  Session(const Runtime& runtime, const std::string& model, const std::string& folder, int threads);
+  // `model` is an ONNX file's bytes, `folder` where its data files are but for the tensors in `given`.
+  Session(const Runtime& runtime, const std::string& model, const std::string& folder, int threads,
+          const std::vector<GivenTensor>& given);
 
   // Takes a tensor as an input and as an output of every run: it is updated in place.
   void bind_in_place(const std::string& input, const std::string& output,
@@ -80,6 +87,7 @@ class Session {
 
   const Runtime& runtime_;
   const OrtFunctions& ort_;
+  const std::vector<GivenTensor> given_;
   Owned<OrtSession> session_;
   Owned<OrtIoBinding> binding_;
   std::vector<std::shared_ptr<DeviceTensor>> bound_;

@@ -40,6 +40,11 @@ export interface StepLimits {
   blocks: number;
   /** P. */
   blockSize: number;
+  /**
+   * How many pools of equal size the blocks are divided into, 1 by default: a sequence's blocks are all of one.
+   * The first block of each is scratch.
+   */
+  pools?: number;
 }
 
 /** What a backend prefers; the model and the caller may ask for more or less. */

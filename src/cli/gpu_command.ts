@@ -80,7 +80,7 @@ const LIBRARIES: readonly [name: string, file: string, absence: string][] = [
   ["CUDA driver", "libcuda.so.1", "no GPU can be used; it comes with NVIDIA's driver"],
   ["CUDA runtime", "libcudart.so", "onnxruntime has no CUDA provider here"],
   ["NCCL", "libnccl.so.2", "several GPUs can not exchange tensors; pip install nvidia-nccl-cu13"],
-  ["MPI", "libmpi.so", "ranks on several hosts can not be started; apt-get install openmpi-bin"],
+  ["MPI", "libmpi.so", "mpirun can not start ranks; apt-get install openmpi-bin"],
 ];
 
 /** Everything that matters to the backend; whether it can be used. */

@@ -5,6 +5,9 @@
 import process from "node:process";
 import { type Command, InvalidArgumentError as InvalidOption, Option } from "commander";
 import { type BackendInfo, type BackendName, BACKENDS } from "../backend/backend.ts";
+import { rankPlace } from "../backend/native/rank_place.ts";
+import { followRanks } from "../backend/native/ranks_backend.ts";
+import { type BackendTrial, fastest } from "../backend/trials.ts";
 import type { CacheType } from "../backend/wasm/opcodes.ts";
 import type { EngineOptions } from "../engine/engine_options.ts";
 import { LLM } from "../llm.ts";
@@ -17,7 +20,7 @@ export interface ModelOptions {
   /** The package; the embedded model by default. */
   model?: string;
   /** What computes. */
-  backend: BackendName;
+  backend: BackendName | "auto";
   /** Most tokens of a sequence. */
   context?: number;
   /** How many threads compute. */
@@ -28,6 +31,10 @@ export interface ModelOptions {
   hugePages?: boolean;
   /** How the cache is stored. */
   cacheType?: CacheType;
+  /** How many processes compute the model together. */
+  ranks?: number;
+  /** Whether each of them has sequences of its own. */
+  dataParallelAttention?: true;
   /** Compare files with their hashes. */
   verify: boolean;
 }
@@ -78,7 +85,8 @@ export function addModelOptions(command: Command): Command {
   return command
     .option("-m, --model <package>", "folder or address of an exported model (default: embedded)")
     .addOption(
-      new Option("--backend <name>", "what computes").choices(BACKENDS).default("wasm"),
+      new Option("--backend <name>", "what computes; auto: the fastest here")
+        .choices([...BACKENDS, "auto"]).default("wasm"),
     )
     .option(
       "--context <tokens>",
@@ -93,6 +101,8 @@ export function addModelOptions(command: Command): Command {
       new Option("--cache-type <type>", "how the cache is stored (default: f32)")
         .choices(["f32", "bf16", "int8"]),
     )
+    .option("--ranks <count>", "processes that compute together; needs ort-native", number)
+    .option("--data-parallel-attention", "with --ranks: each has sequences of its own")
     .option("--no-verify", "do not compare the files with their hashes");
 }
 
@@ -131,6 +141,12 @@ export async function openModel(
   signal: AbortSignal,
   engine: EngineOptions = {},
 ): Promise<LLM> {
+  if (options.ranks !== undefined && (rankPlace(process.env)?.rank ?? 0) > 0) {
+    // A launcher has started this command on every rank: this one computes what rank 0 says.
+    signal.addEventListener("abort", () => process.exit(1));
+    await followRanks();
+    process.exit(0);
+  }
   const bar = progressBar("Loading");
   const print = (info: BackendInfo) => process.stderr.write(planText(info) + "\n");
   try {
@@ -139,9 +155,12 @@ export async function openModel(
       backend: options.backend,
       contextLength: options.context,
       threads: options.threads,
+      tensorParallel: options.ranks,
+      dataParallelAttention: options.dataParallelAttention,
       memoryBytes: options.memory,
       hugePages: options.hugePages,
       cacheType: options.cacheType,
+      onTrials: (trials) => process.stderr.write(trialsText(trials)),
       onPlan: options.model === undefined ? undefined : print,
       verify: options.verify,
       onProgress: bar.update,
@@ -163,6 +182,18 @@ export async function closeModel(llm: LLM): Promise<void> {
     `experts: ${hits}% of ${uses} uses were in memory, which holds ${places}; ${misses} were read ` +
       `(${sizeText(bytesRead)}), ${evictions} gave way\n`,
   );
+}
+
+/** What backends took, as a table. */
+function trialsText(trials: readonly BackendTrial[]): string {
+  const chosen = fastest(trials);
+  return trials.map((trial) => {
+    const { backend, promptTokens = 0, promptMs = 0, decodedTokens = 0, decodeMs = 0 } = trial;
+    const rate = (tokens: number, ms: number) => (tokens / ms * 1000).toFixed(1).padStart(8);
+    const figures = trial.failure ?? (`${rate(promptTokens, promptMs)} prompt tokens/s` +
+      `${rate(decodedTokens, decodeMs)} tokens/s${backend === chosen ? "  chosen" : ""}`);
+    return `${backend.padEnd(12)}${figures}\n`;
+  }).join("");
 }
 
 /** What will be taken, in a line: "wasm (simd), 1 thread (…): 20 MiB: weights 6 MiB, …". */

@@ -6,8 +6,8 @@ import { PrefixIndex } from "./prefix_index.ts";
 
 /**
  * Blocks with reference counts. A block that nobody holds is free, or idle if its contents are indexed:
- * idle ones are found again until they are handed out, those unused longest first. Block 0 is the backend's
- * scratch block and is never handed out.
+ * idle ones are found again until they are handed out, those unused longest first. The first block is the
+ * backend's scratch block and is never handed out.
  *
  * Whoever holds a block holds all before it, and lets go of the last one first; so a block is handed out
  * anew before those that it follows, and nothing that is indexed ever misses what stands before it.
@@ -15,16 +15,21 @@ import { PrefixIndex } from "./prefix_index.ts";
 export class BlockPool {
   /** What the blocks hold, as far as it is known. */
   readonly prefixes: PrefixIndex = new PrefixIndex();
+  readonly #first: number;
   readonly #references: Int32Array;
   /** Free blocks; the last one is handed out next. */
   readonly #free: number[];
   /** Idle blocks, the one unused longest first. */
   readonly #idle = new Set<number>();
 
-  /** @param blocks How many the cache has, the scratch block included. */
-  constructor(blocks: number) {
+  /**
+   * @param blocks How many there are, the scratch block included.
+   * @param first Number of the scratch block.
+   */
+  constructor(blocks: number, first = 0) {
+    this.#first = first;
     this.#references = new Int32Array(blocks);
-    this.#free = Array.from({ length: blocks - 1 }, (_, i) => blocks - 1 - i);
+    this.#free = Array.from({ length: blocks - 1 }, (_, i) => first + blocks - 1 - i);
   }
 
   /** How many blocks sequences can hold in all. */
@@ -57,29 +62,29 @@ export class BlockPool {
       this.prefixes.remove(oldest);
       block = oldest;
     }
-    this.#references[block] = 1;
+    this.#references[block - this.#first] = 1;
     return block;
   }
 
   /** Adds a holder. @param block A block that is held or idle. */
   share(block: number): void {
-    if (this.#references[block]!++ === 0) this.#idle.delete(block);
+    if (this.#references[block - this.#first]!++ === 0) this.#idle.delete(block);
   }
 
   /** Drops a holder; with the last one the block is free or idle. @param block A block that is held. */
   release(block: number): void {
-    if (--this.#references[block]! > 0) return;
+    if (--this.#references[block - this.#first]! > 0) return;
     if (this.prefixes.has(block)) this.#idle.add(block);
     else this.#free.push(block);
   }
 
   /** How many hold a block. @param block Its number. @returns 0 if it is free or idle. */
   holders(block: number): number {
-    return this.#references[block]!;
+    return this.#references[block - this.#first]!;
   }
 
   /** Whether a block may be written to. @param block A held one. @returns If nobody else reads it. */
   isWritable(block: number): boolean {
-    return this.#references[block] === 1 && !this.prefixes.has(block);
+    return this.holders(block) === 1 && !this.prefixes.has(block);
   }
 }

@@ -7,6 +7,7 @@ import type { Backend, ExpertStats } from "../backend/backend.ts";
 import { BackendError, OverloadError } from "../errors.ts";
 import type { ExpertLayer } from "../model_spec.ts";
 import type { Sampler } from "../sampling/sampler.ts";
+import type { BlockPool } from "./block_pool.ts";
 import type { CachedTokens } from "./cache_file.ts";
 import {
   checkEngineOptions,
@@ -172,13 +173,15 @@ export class Engine {
 
   /** What it is doing and has done. @returns A copy. */
   stats(): EngineStats {
-    const { pool, running, waiting, counts } = this.#scheduler;
+    const { pools, running, waiting, counts } = this.#scheduler;
+    const sum = (of: (pool: BlockPool) => number) =>
+      pools.reduce((total, pool) => total + of(pool), 0);
     return {
       running: running.length,
       waiting: waiting.length,
-      blocks: pool.capacity,
-      heldBlocks: pool.capacity - pool.available,
-      cachedBlocks: pool.idle.size,
+      blocks: sum(({ capacity }) => capacity),
+      heldBlocks: sum(({ capacity, available }) => capacity - available),
+      cachedBlocks: sum(({ idle }) => idle.size),
       steps: this.#steps,
       generatedTokens: this.#generatedTokens,
       expertLoad: this.#expertLoad.entropies(),

@@ -46,6 +46,8 @@ export interface SchedulerCounts {
 export interface SchedulerSnapshot {
   /** Tokens of a block. */
   blockSize: number;
+  /** How many pools the blocks are divided into. */
+  pools: number;
   /** How many hold each block, by number. */
   holders: number[];
   /** Blocks without contents. */
@@ -66,8 +68,8 @@ export interface SchedulerSnapshot {
 
 /** Schedules the requests of one backend. */
 export class Scheduler<R extends ScheduledRequest> {
-  /** The blocks. */
-  readonly pool: BlockPool;
+  /** The blocks, in pools that each sequence has its blocks of one of. */
+  readonly pools: readonly BlockPool[];
   /** What happened so far. */
   readonly counts: SchedulerCounts = {
     promptTokens: 0,
@@ -101,7 +103,9 @@ export class Scheduler<R extends ScheduledRequest> {
     this.#together = Math.min(most, limits.sequences, tokens, limits.logitRows);
     this.#mostQueued = options.maxQueuedRequests ?? Infinity;
     this.#prefixCaching = options.enablePrefixCaching ?? true;
-    this.pool = new BlockPool(limits.blocks);
+    const { pools = 1 } = limits;
+    const blocks = limits.blocks / pools;
+    this.pools = Array.from({ length: pools }, (_, i) => new BlockPool(blocks, i * blocks));
   }
 
   /** Sequences that are in no step, the next one to be admitted first. */
@@ -143,14 +147,15 @@ export class Scheduler<R extends ScheduledRequest> {
       );
     }
     const most = Math.min(prompt + request.maxNewTokens, contextLength);
-    if (this.#blocksFor(most) > this.pool.capacity) {
+    const { capacity } = this.pools[0]!;
+    if (this.#blocksFor(most) > capacity) {
       throw new CapacityError(
         "out_of_memory",
         `Cannot run the request: ${prompt} prompt tokens and up to ${
           most - prompt
         } new ones need ` +
           `${this.#blocksFor(most) * blockSize} tokens of cache, it holds ` +
-          `${this.pool.capacity * blockSize}; lower maxTokens, or open the model with larger ` +
+          `${capacity * blockSize}; lower maxTokens, or open the model with larger ` +
           "cacheTokens.",
       );
     }
@@ -209,7 +214,7 @@ export class Scheduler<R extends ScheduledRequest> {
    * @returns The new sequence; it waits if as many run as can.
    */
   fork(sequence: Sequence<R>, choice: number): Sequence<R> {
-    const { request, arrival, tokenIds, cached, reached, indexed, blocks } = sequence;
+    const { request, arrival, tokenIds, cached, reached, indexed, pool, blocks } = sequence;
     const fork = new Sequence(request, choice, arrival, tokenIds);
     fork.reached = reached;
     this.#live.get(request)!.add(fork);
@@ -218,8 +223,8 @@ export class Scheduler<R extends ScheduledRequest> {
       return fork;
     }
     fork.blocks.push(...blocks.slice(0, this.#blocksFor(cached)));
-    for (const block of fork.blocks) this.pool.share(block);
-    Object.assign(fork, { cached, indexed, state: "running" });
+    for (const block of fork.blocks) this.pools[pool]!.share(block);
+    Object.assign(fork, { cached, indexed, pool, state: "running" });
     enqueue(this.#running, fork);
     return fork;
   }
@@ -273,7 +278,8 @@ export class Scheduler<R extends ScheduledRequest> {
   findBlocks(tokenIds: readonly number[], salt: string): number[] {
     const { blockSize } = this.#limits;
     const most = Math.floor(tokenIds.length / blockSize);
-    return this.pool.prefixes.find(tokenIds, salt, blockSize, most);
+    return this.pools.map(({ prefixes }) => prefixes.find(tokenIds, salt, blockSize, most))
+      .reduce((best, found) => found.length > best.length ? found : best);
   }
 
   /**
@@ -289,9 +295,12 @@ export class Scheduler<R extends ScheduledRequest> {
     const blocks = this.findBlocks(tokenIds, salt);
     const known = blocks.length;
     const missing = tokenIds.length / blockSize - known;
-    const letGo = () => [...blocks].reverse().forEach((block) => this.pool.release(block));
-    for (const block of blocks) this.pool.share(block);
-    const { available } = this.pool;
+    const pool = known > 0
+      ? this.#poolOf(blocks[0]!)
+      : this.pools.reduce((best, other) => other.available > best.available ? other : best);
+    const letGo = () => [...blocks].reverse().forEach((block) => pool.release(block));
+    for (const block of blocks) pool.share(block);
+    const { available } = pool;
     if (missing > available) {
       letGo();
       throw new CapacityError(
@@ -305,8 +314,8 @@ export class Scheduler<R extends ScheduledRequest> {
     }
     for (let i = known; i < known + missing; i++) {
       const begin = i * blockSize;
-      blocks.push(this.pool.allocate());
-      this.pool.prefixes.add(blocks[i]!, blocks[i - 1], salt, tokenIds, begin, begin + blockSize);
+      blocks.push(pool.allocate());
+      pool.prefixes.add(blocks[i]!, blocks[i - 1], salt, tokenIds, begin, begin + blockSize);
     }
     letGo();
     return blocks.slice(known);
@@ -314,15 +323,19 @@ export class Scheduler<R extends ScheduledRequest> {
 
   /** The state as plain values. @returns A copy. */
   snapshot(): SchedulerSnapshot {
-    const { pool } = this;
+    const { pools } = this;
     const saltOf = (node: { key: string; parent?: typeof node }): string =>
       node.parent ? saltOf(node.parent) : node.key;
     return {
       blockSize: this.#limits.blockSize,
-      holders: Array.from({ length: pool.capacity + 1 }, (_, block) => pool.holders(block)),
-      free: [...pool.free],
-      idle: [...pool.idle],
-      indexed: Array.from(pool.prefixes.nodes, (node) => ({
+      pools: pools.length,
+      holders: Array.from(
+        { length: this.#limits.blocks },
+        (_, block) => this.#poolOf(block).holders(block),
+      ),
+      free: pools.flatMap(({ free }) => [...free]),
+      idle: pools.flatMap(({ idle }) => [...idle]),
+      indexed: pools.flatMap(({ prefixes }) => [...prefixes.nodes]).map((node) => ({
         block: node.block,
         before: node.parent!.block,
         salt: saltOf(node),
@@ -338,27 +351,38 @@ export class Scheduler<R extends ScheduledRequest> {
     };
   }
 
+  #poolOf(block: number): BlockPool {
+    return this.pools[Math.floor(block / (this.#limits.blocks / this.pools.length))]!;
+  }
+
   #blocksFor(tokens: number): number {
     return Math.ceil(tokens / this.#limits.blockSize);
   }
 
   /** Lets sequences run, in order, while there are blocks for all their known tokens. */
   #admit() {
-    // Running sequences will take these for tokens that are known.
-    let promised = 0;
-    for (const { tokenIds, blocks } of this.#running) {
-      promised += Math.max(this.#blocksFor(tokenIds.length) - blocks.length, 0);
+    // Running sequences will take these for tokens that are known, by pool.
+    const promised = this.pools.map(() => 0);
+    for (const { tokenIds, blocks, pool } of this.#running) {
+      promised[pool]! += Math.max(this.#blocksFor(tokenIds.length) - blocks.length, 0);
     }
     while (this.#waiting.length > 0) {
       const sequence = this.#waiting[0]!;
       const last = this.#running.at(-1);
-      const found = this.#running.length < this.#together && this.#find(sequence, promised);
-      if (found) {
+      const place = this.#running.length < this.#together
+        ? this.#place(sequence, promised)
+        : undefined;
+      if (place) {
+        const [pool, found] = place;
         this.#waiting.shift();
+        sequence.pool = pool;
         this.#start(sequence, found);
-        promised += this.#blocksFor(sequence.tokenIds.length) - found.length;
+        promised[pool]! += this.#blocksFor(sequence.tokenIds.length) - found.length;
       } else if (last && sequence.request.terms.priority < last.request.terms.priority) {
-        promised -= Math.max(this.#blocksFor(last.tokenIds.length) - last.blocks.length, 0);
+        promised[last.pool]! -= Math.max(
+          this.#blocksFor(last.tokenIds.length) - last.blocks.length,
+          0,
+        );
         this.#preempt(last);
       } else {
         return;
@@ -366,30 +390,45 @@ export class Scheduler<R extends ScheduledRequest> {
     }
   }
 
+  /** The pool with the fewest running sequences that has room for one, and what it knows of its tokens. */
+  #place(sequence: Sequence<R>, promised: number[]): [pool: number, found: number[]] | undefined {
+    const load = this.pools.map(() => 0);
+    for (const { pool } of this.#running) load[pool]!++;
+    let best: [pool: number, found: number[]] | undefined;
+    for (const pool of this.pools.keys()) {
+      const found = this.#find(sequence, this.pools[pool]!, promised[pool]!);
+      if (!found) continue;
+      const less = best && (load[pool]! - load[best[0]]! || best[1].length - found.length);
+      if (less === undefined || less < 0) best = [pool, found];
+    }
+    return best;
+  }
+
   /**
    * Blocks in which a sequence's tokens are known, but not those of logits that are still wanted.
    *
    * @param sequence One that waits.
+   * @param pool Where.
    * @param promised How many of the available blocks are for others.
    * @returns The blocks; `undefined` if there are not as many as it needs besides.
    */
-  #find(sequence: Sequence<R>, promised: number): number[] | undefined {
+  #find(sequence: Sequence<R>, pool: BlockPool, promised: number): number[] | undefined {
     const { blockSize } = this.#limits;
     const { tokenIds, request: { terms } } = sequence;
     let most = 0;
     if (this.#prefixCaching) {
       while (most < tokenIds.length - 1 && !sequence.wantsLogits(most)) most++;
     }
-    const { prefixes } = this.pool;
+    const { prefixes } = pool;
     const found = prefixes.find(tokenIds, terms.cacheSalt, blockSize, Math.floor(most / blockSize));
-    const held = found.filter((block) => this.pool.holders(block) > 0).length;
+    const held = found.filter((block) => pool.holders(block) > 0).length;
     const needed = this.#blocksFor(tokenIds.length) - held;
-    return needed <= this.pool.available - promised ? found : undefined;
+    return needed <= pool.available - promised ? found : undefined;
   }
 
   #start(sequence: Sequence<R>, found: number[]) {
     const { request } = sequence;
-    for (const block of found) this.pool.share(block);
+    for (const block of found) this.pools[sequence.pool]!.share(block);
     sequence.blocks.push(...found);
     sequence.indexed = found.length;
     sequence.cached = found.length * this.#limits.blockSize;
@@ -415,15 +454,16 @@ export class Scheduler<R extends ScheduledRequest> {
     if (!this.#prefixCaching) return;
     const { blockSize } = this.#limits;
     const { tokenIds, blocks, request: { terms } } = sequence;
+    const pool = this.pools[sequence.pool]!;
     while ((sequence.indexed + 1) * blockSize <= sequence.cached) {
       const i = sequence.indexed++;
       const begin = i * blockSize;
       const end = begin + blockSize;
       const [block, before] = [blocks[i]!, blocks[i - 1]];
-      const kept = this.pool.prefixes.add(block, before, terms.cacheSalt, tokenIds, begin, end);
+      const kept = pool.prefixes.add(block, before, terms.cacheSalt, tokenIds, begin, end);
       if (kept === block) continue;
-      this.pool.share(kept);
-      this.pool.release(block);
+      pool.share(kept);
+      pool.release(block);
       blocks[i] = kept;
     }
   }
@@ -431,7 +471,8 @@ export class Scheduler<R extends ScheduledRequest> {
   /** Lets go of a sequence's blocks, the last one first. */
   #release(sequence: Sequence<R>) {
     this.#index(sequence);
-    for (const block of sequence.blocks.splice(0).reverse()) this.pool.release(block);
+    const pool = this.pools[sequence.pool]!;
+    for (const block of sequence.blocks.splice(0).reverse()) pool.release(block);
   }
 
   /**
@@ -473,8 +514,8 @@ export class Scheduler<R extends ScheduledRequest> {
   }
 
   /**
-   * Sees that a part has blocks that nobody else reads; sequences behind it make room. Drafts are dropped
-   * rather than that.
+   * Sees that a part has blocks that nobody else reads; sequences behind it in its pool make room. Drafts are
+   * dropped rather than that.
    *
    * @returns False if the sequence is the last itself and has made room.
    */
@@ -482,26 +523,27 @@ export class Scheduler<R extends ScheduledRequest> {
     const { blockSize } = this.#limits;
     const { sequence, begin, count } = part;
     const { blocks } = sequence;
+    const pool = this.pools[sequence.pool]!;
     const own: typeof copies = [];
     for (let i = Math.floor(begin / blockSize); i * blockSize < begin + count; i++) {
-      while (blocks[i] === undefined || !this.pool.isWritable(blocks[i]!)) {
-        if (this.pool.available === 0) {
-          const last = this.#running.at(-1)!;
+      while (blocks[i] === undefined || !pool.isWritable(blocks[i]!)) {
+        if (pool.available === 0) {
+          const last = this.#running.findLast((other) => other.pool === sequence.pool)!;
           this.#preempt(last);
           if (last === sequence) return false;
           continue;
         }
         const from = blocks[i];
-        blocks[i] = this.pool.allocate();
+        blocks[i] = pool.allocate();
         if (from === undefined) break;
         own.push({ from, to: blocks[i]! });
-        this.pool.release(from);
+        pool.release(from);
       }
     }
     copies.push(...own);
     const end = () => begin + count + part.drafts.length;
-    while (blocks.length * blockSize < end() && this.pool.available > 0) {
-      blocks.push(this.pool.allocate());
+    while (blocks.length * blockSize < end() && pool.available > 0) {
+      blocks.push(pool.allocate());
     }
     const room = Math.min(end(), blocks.length * blockSize) - begin - count;
     if (room < part.drafts.length) {

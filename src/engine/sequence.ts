@@ -60,6 +60,8 @@ export class Sequence<R extends ScheduledRequest = ScheduledRequest> {
   reached = 0;
   /** How many of the blocks are indexed. */
   indexed = 0;
+  /** Which pool the blocks are of. */
+  pool = 0;
   /** The blocks that hold them, in order of position. */
   readonly blocks: number[] = [];
 

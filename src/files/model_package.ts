@@ -18,6 +18,9 @@ import { sha256, toHex } from "../sha256.ts";
 /** Chunks that are kept because the next read may want the rest of them. */
 const KEPT_CHUNKS = 3;
 
+/** Pieces that are asked for at once. */
+const PIECES_TOGETHER = 64;
+
 /** How a package is opened. */
 export interface OpenPackageOptions {
   /** Compare what is read with the manifest's hashes; true by default. */
@@ -195,6 +198,36 @@ export class ModelPackage {
     this.#compare(file, offset, await sha256(slab), want);
     this.#comparedSlabs.add(key);
     into.set(slab);
+  }
+
+  /**
+   * Reads equal pieces that lie at equal distances. They are not compared with hashes, which are of whole chunks.
+   *
+   * @param name The file.
+   * @param pieces First byte, how many pieces, bytes of one, and from one to the next.
+   * @returns The pieces, one behind the other, owned by the caller.
+   * @throws {InvalidFileError} If the file is missing or shorter.
+   */
+  async readPieces(
+    name: string,
+    { offset, rows, bytes, stride }: {
+      offset: number;
+      rows: number;
+      bytes: number;
+      stride: number;
+    },
+  ): Promise<Uint8Array<ArrayBuffer>> {
+    this.checkRange(name, offset, (rows - 1) * stride + bytes);
+    const result = new Uint8Array(rows * bytes);
+    for (let begin = 0; begin < rows; begin += PIECES_TOGETHER) {
+      const together = Math.min(PIECES_TOGETHER, rows - begin);
+      await Promise.all(Array.from({ length: together }, (_, i) => {
+        const row = begin + i;
+        const into = result.subarray(row * bytes, (row + 1) * bytes);
+        return this.#source.readInto(name, offset + row * stride, into, this.#options.signal);
+      }));
+    }
+    return result;
   }
 
   /**

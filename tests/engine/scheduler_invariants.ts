@@ -14,7 +14,9 @@ import type { SchedulerSnapshot } from "../../src/engine/scheduler.ts";
  * @param snapshot It.
  */
 export function checkInvariants(snapshot: SchedulerSnapshot): void {
-  const { blockSize, holders, free, idle, indexed, sequences } = snapshot;
+  const { blockSize, pools, holders, free, idle, indexed, sequences } = snapshot;
+  const perPool = holders.length / pools;
+  const poolOf = (block: number) => Math.floor(block / perPool);
   const counted = new Array<number>(holders.length).fill(0);
   for (const { state, blocks, cached, tokenIds } of sequences) {
     assert.notEqual(state, "ended", "an ended sequence is kept");
@@ -22,28 +24,34 @@ export function checkInvariants(snapshot: SchedulerSnapshot): void {
     assert.equal(new Set(blocks).size, blocks.length, "a sequence holds a block twice");
     assert(cached <= tokenIds.length, "more cached than known");
     assert(blocks.length * blockSize >= cached, "cached tokens without a block");
-    for (const block of blocks) counted[block]!++;
+    for (const block of blocks) {
+      counted[block]!++;
+      assert.equal(poolOf(block), poolOf(blocks[0]!), "a sequence's blocks are of two pools");
+    }
   }
   assert.deepEqual(holders, counted, "reference counts are not the holders");
-  assert.equal(counted[0], 0, "the scratch block was handed out");
 
   const byBlock = new Map(indexed.map((node) => [node.block, node]));
   assert.equal(byBlock.size, indexed.length, "a block is indexed twice");
   const [freeSet, idleSet] = [new Set(free), new Set(idle)];
   assert.equal(freeSet.size, free.length, "a block is free twice");
-  for (let block = 1; block < holders.length; block++) {
+  for (let block = 0; block < holders.length; block++) {
+    if (block % perPool === 0) {
+      assert.equal(counted[block], 0, "a scratch block was handed out");
+      continue;
+    }
     const states = [counted[block]! > 0, freeSet.has(block), idleSet.has(block)];
     assert.equal(states.filter(Boolean).length, 1, `block ${block} is lost or in two places`);
     if (freeSet.has(block)) assert(!byBlock.has(block), "a free block is indexed");
     if (idleSet.has(block)) assert(byBlock.has(block), "an idle block is not indexed");
   }
   const contents = new Set<string>();
-  for (const { before, salt, tokenIds } of indexed) {
+  for (const { block, before, salt, tokenIds } of indexed) {
     assert.equal(tokenIds.length, blockSize, "an indexed block is not full");
     if (before !== 0) {
       assert.equal(byBlock.get(before)?.salt, salt, "what stands before an indexed block is not");
     }
-    const key = `${before}|${salt}|${tokenIds}`;
+    const key = `${poolOf(block)}|${before}|${salt}|${tokenIds}`;
     assert(!contents.has(key), "two blocks are indexed with the same contents");
     contents.add(key);
   }

@@ -80,7 +80,7 @@ Deno.test("a prompt is computed in chunks of the token budget, then a token at a
     counts.push(step.plan.tokenIds.length);
   }
   assert.deepEqual(counts, [8, 8, 3, 1, 1, 1]);
-  assert.equal(scheduler.pool.available, scheduler.pool.capacity);
+  assert.equal(scheduler.pools[0]!.available, scheduler.pools[0]!.capacity);
 });
 
 Deno.test("every step holds all running sequences: decodes ride beside a prompt's chunks", () => {
@@ -129,7 +129,7 @@ Deno.test("choices share the prompt's blocks and copy the one they both write to
   const step = scheduler.next()!;
   assert.deepEqual(step.copies, [{ from: partial, to: first!.blocks[1] }]);
   assert.equal(second!.blocks[1], partial, "the last holder writes in place");
-  assert.equal(scheduler.pool.holders(full), 2);
+  assert.equal(scheduler.pools[0]!.holders(full), 2);
   assert.notEqual(step.plan.slots[0], step.plan.slots[1]);
 });
 
@@ -172,6 +172,25 @@ Deno.test("a prompt finds the full blocks of those that began alike, running or 
   );
 });
 
+Deno.test("of several pools the one with the fewest sequences takes the next; known blocks decide a tie", () => {
+  const scheduler = new Scheduler<Request>({ ...limits, blocks: 21 * 3, pools: 3 });
+  const poolsOf = () => scheduler.running.map(({ pool, blocks }) => [pool, blocks[0]]);
+  const begins = (first: number) => ({ promptTokenIds: [first, 1, 2, 3, 4] });
+  const requests = ["a", "b", "c", "d"].map((name, i) => request(name, 5, begins(i)));
+  for (const added of requests) scheduler.add(added);
+  let step = scheduler.next()!;
+  assert.deepEqual(poolsOf(), [[0, 1], [1, 22], [2, 43], [0, 3]]);
+  for (let i = 0; i < 3; i++) {
+    scheduler.commit(step);
+    step = scheduler.next()!;
+  }
+  for (const added of requests) scheduler.remove(added);
+  scheduler.add(request("again", 5, begins(2)));
+  assert.equal(scheduler.next()!.parts[0]!.begin, 4);
+  assert.deepEqual(poolsOf(), [[2, 43]]);
+  assert.equal(scheduler.pools[0]!.available, 20);
+});
+
 Deno.test("with another salt, or turned off, nothing is found; logits that are wanted are computed", () => {
   const begins = (scheduler: Scheduler<Request>, added: Request) => {
     scheduler.add(request("first", 12, terms({ cacheSalt: "a" })));
@@ -207,7 +226,7 @@ Deno.test("blocks that were found last stay longest, and none outlives what it f
   // 8 blocks: 2 of them are free, "c" takes the third from the end of "b".
   assert.equal(cached(apart("c", 20)), 0);
   const found = (first: number) =>
-    scheduler.pool.prefixes.find(apart("", first).promptTokenIds, "", 4, 3).length;
+    scheduler.pools[0]!.prefixes.find(apart("", first).promptTokenIds, "", 4, 3).length;
   assert.deepEqual([found(0), found(50), found(20)], [3, 2, 3]);
 });
 
@@ -233,7 +252,7 @@ Deno.test("when blocks run out the last sequence makes room, and finds its block
   const back = steps.find((step, i) => i > preempted && step.includes("new"))!;
   assert.equal(back, "new 8+5", "its 2 first blocks are found again, the third is gone");
   assert.equal(scheduler.counts.preemptions, 1);
-  assert.equal(scheduler.pool.available, scheduler.pool.capacity);
+  assert.equal(scheduler.pools[0]!.available, scheduler.pools[0]!.capacity);
 });
 
 Deno.test("the lower number goes first: in the queue, and by making others wait", () => {
@@ -262,7 +281,7 @@ Deno.test("more choices than a step holds wait for their turn", () => {
   const ends: number[] = [];
   while (run(scheduler)) ends.push(scheduler.running.length + scheduler.waiting.length);
   assert.equal(ends.at(-1), 0);
-  assert.equal(scheduler.pool.available, scheduler.pool.capacity);
+  assert.equal(scheduler.pools[0]!.available, scheduler.pools[0]!.capacity);
 });
 
 Deno.test("as many wait as may, further ones are refused; the full model counts, not the burst", () => {

@@ -31,6 +31,7 @@ const setups = fc.record({
   maxQueuedRequests: fc.constantFrom(undefined, 0, 3),
   enablePrefixCaching: fc.boolean(),
   numTokens: fc.constantFrom(0, 3),
+  pools: fc.constantFrom(1, 1, 3),
 });
 
 const arrivals = fc.record({
@@ -75,11 +76,11 @@ class Run {
   #clock = 0;
 
   constructor(
-    { spareBlocks, numTokens, ...setup }: Parameters<Parameters<typeof setups.map>[0]>[0],
+    { spareBlocks, numTokens, pools, ...setup }: Parameters<Parameters<typeof setups.map>[0]>[0],
   ) {
     const { blockSize, contextLength, tokens, logitRows } = setup;
-    const blocks = 1 + Math.ceil(contextLength / blockSize) + spareBlocks;
-    this.#limits = { tokens, sequences: 8, logitRows, contextLength, blocks, blockSize };
+    const blocks = pools * (1 + Math.ceil(contextLength / blockSize) + spareBlocks);
+    this.#limits = { tokens, sequences: 8, logitRows, contextLength, blocks, blockSize, pools };
     this.#lookup = { numTokens, ngramMin: 1, ngramMax: 3 };
     this.#cache = new RememberingCache(blocks, blockSize);
     this.scheduler = new Scheduler(this.#limits, setup);
@@ -218,7 +219,7 @@ Deno.test("in random schedules the invariants hold after every event, and all ge
       // Whatever is left ends by itself.
       for (let i = 0; step(); i++) assert(i < 2000, "it never ends");
       assert.equal(run.live.size, 0, "a request was forgotten");
-      assert.equal(run.scheduler.pool.available, run.scheduler.pool.capacity);
+      for (const pool of run.scheduler.pools) assert.equal(pool.available, pool.capacity);
       const { preemptions, cachedPromptTokens, acceptedTokens } = run.scheduler.counts;
       seen.runs++;
       seen.ended += run.ended;

@@ -16,6 +16,8 @@ import {
 export type NativeSession = { readonly session: unique symbol };
 /** A tensor in a device's memory. */
 export type NativeTensor = { readonly tensor: unique symbol };
+/** The processes that compute a model together, as this one knows them. */
+export type NativeRanks = { readonly ranks: unique symbol };
 /** Elements that the library takes. */
 export type NativeValues = Float32Array | Int32Array | Uint8Array;
 /** A tensor over JavaScript's memory, which must stay as it is while a run lasts. */
@@ -37,12 +39,14 @@ export interface Addon {
     model: Uint8Array,
     folder: string,
     threads: number,
+    /** Weights in place of those in the data files. */
+    given?: readonly [name: string, tensor: NativeTensor][],
   ): Promise<NativeSession>;
   /** A tensor whose contents are whatever was there. */
   createTensor(
     runtime: string,
     device: "cpu",
-    type: "float32" | "int32" | "uint8",
+    type: "float32" | "float16" | "int32" | "uint8",
     dims: readonly number[],
   ): NativeTensor;
   /** Makes a tensor an input and an output of every run. */
@@ -61,6 +65,27 @@ export interface Addon {
   closeSession(session: NativeSession): void;
   /** Frees a tensor once nothing is bound to it. */
   closeTensor(tensor: NativeTensor): void;
+  /** Joins ranks over TCP: rank 0 listens, others come. */
+  joinSockets(
+    address: string,
+    port: number,
+    key: string,
+    numbers: readonly [rank: number, ranks: number, timeoutMs: number],
+  ): Promise<NativeRanks>;
+  /** Joins the ranks of an mpirun. */
+  joinMpi(library: string, timeoutMs: number): Promise<NativeRanks>;
+  /** The same ranks, whose tensors NCCL carries. */
+  joinNccl(ranks: NativeRanks, library: string): Promise<NativeRanks>;
+  /** Which rank this is, of how many, and the number by which a graph's nodes know them. */
+  placeOf(ranks: NativeRanks): [rank: number, ranks: number, communicator: number];
+  /** Gives all ranks what rank 0 gives. */
+  broadcast(ranks: NativeRanks, bytes: Uint8Array): Promise<Uint8Array>;
+  /** What all ranks give, on rank 0; nothing on others. */
+  gather(ranks: NativeRanks, bytes: Uint8Array): Promise<Uint8Array[]>;
+  /** Tells the others why this one fails; nothing goes through any more. */
+  abortRanks(ranks: NativeRanks, reason: string): void;
+  /** Leaves once no session uses them. */
+  leaveRanks(ranks: NativeRanks): void;
   /** How often an attention kernel found a cache that was not bound in place, and copied it. */
   cacheCopies(): number;
   /**

@@ -3,36 +3,19 @@
  * (`gpu/`) that calls ONNX Runtime directly. Caches are updated in place; a step runs beside the event loop.
  * @module
  */
-import { fromBinary, toBinary } from "@bufbuild/protobuf";
-import {
-  BackendError,
-  CapacityError,
-  InvalidArgumentError,
-  UnsupportedError,
-} from "../../errors.ts";
+import { fromBinary } from "@bufbuild/protobuf";
+import { InvalidArgumentError, UnsupportedError } from "../../errors.ts";
 import type { ModelPackage } from "../../files/model_package.ts";
 import type { ModelSpec } from "../../model_spec.ts";
 import { ModelProtoSchema } from "../../onnx/onnx_pb.ts";
-import type { GraphModel, GraphValue } from "../../onnx/read_model.ts";
-import type { Backend, BackendInfo, StepResult } from "../backend.ts";
-import {
-  cacheShapes,
-  GraphBackend,
-  type GraphRunner,
-  resultNames,
-  type StepInput,
-  verifyFiles,
-} from "../graph_backend.ts";
-import { stepLimits, type StepPlan, type StepPreferences, type StepSizes } from "../step_plan.ts";
+import type { GraphModel } from "../../onnx/read_model.ts";
+import type { Backend, BackendInfo } from "../backend.ts";
+import { cacheShapes, GraphBackend, verifyFiles } from "../graph_backend.ts";
+import { stepLimits, type StepSizes } from "../step_plan.ts";
 import { availableCores, MAX_THREADS } from "../wasm/threads.ts";
-import {
-  type Addon,
-  type HostTensor,
-  loadAddon,
-  type NativeSession,
-  type NativeTensor,
-  openOnnxRuntime,
-} from "./addon.ts";
+import { loadAddon, openOnnxRuntime } from "./addon.ts";
+import { openNativeSession, PREFERENCES } from "./native_session.ts";
+import { openRanks } from "./ranks_backend.ts";
 
 /** Options of {@linkcode openNativeBackend}. */
 export interface NativeBackendOptions extends StepSizes {
@@ -40,19 +23,16 @@ export interface NativeBackendOptions extends StepSizes {
   onnxruntime?: string;
   /** How many threads compute; one per core by default. */
   threads?: number;
+  /** Processes that compute the model together; 1 by default. */
+  tensorParallel?: number;
+  /** Whether each of them has sequences of its own. */
+  dataParallelAttention?: boolean;
   /** Told what will be taken, before anything is loaded. */
   onPlan?: (info: BackendInfo) => void;
 }
 
-/** `accuracy_level` of MatMulNBits. */
-const INTEGER_PRODUCTS = 4n;
-const PREFERENCES: StepPreferences = {
-  tokens: 512,
-  sequences: 256,
-  logitRows: 256,
-  blockSize: 16,
-  cacheBytes: 128 * 1024 * 1024,
-};
+/** Most processes. */
+const MAX_RANKS = 64;
 
 /**
  * Opens a model on backend `ort-native`.
@@ -83,6 +63,7 @@ export async function openNativeBackend(
       `Cannot open the model: threads is ${threads}, it can be 1 to ${MAX_THREADS}.`,
     );
   }
+  checkRanks(options);
   const addon = await loadAddon();
   const runtime = await openOnnxRuntime(addon, options.onnxruntime);
   const path = model.path("model.onnx");
@@ -91,6 +72,13 @@ export async function openNativeBackend(
       `Cannot open ${model.address} on backend ort-native: it must be a folder of this machine; use ` +
         "backend wasm, or copy it.",
     );
+  }
+  const { tensorParallel: ranks = 1, dataParallelAttention = false } = options;
+  if (ranks > 1) {
+    return await openRanks(model, graph, spec, {
+      ...{ ...options, addon, runtime, ranks, dataParallelAttention },
+      folder: path.replace(/[^/\\]*$/, ""),
+    });
   }
   const limits = stepLimits(spec, options, PREFERENCES);
   const caches = cacheShapes("ort-native", spec, limits);
@@ -108,127 +96,27 @@ export async function openNativeBackend(
   };
   options.onPlan?.(info);
   await verifyFiles(model, graph);
-  const bytes = withIntegerProducts(await model.readAll("model.onnx"));
-  const folder = path.replace(/[^/\\]*$/, "");
-  let session: NativeSession;
-  try {
-    session = await addon.createSession(runtime.path, bytes, folder, count);
-  } catch (cause) {
-    throw new BackendError(
-      "backend_failed",
-      `Cannot open ${model.address} with ONNX Runtime: ${(cause as Error).message}`,
-      { cause },
-    );
-  }
-  const tensors: NativeTensor[] = [];
-  try {
-    for (const { name, dims } of caches) {
-      const tensor = addon.createTensor(runtime.path, "cpu", "float32", dims);
-      tensors.push(tensor);
-      addon.bindInPlace(session, name, `${name}.out`, tensor);
-    }
-  } catch (cause) {
-    addon.closeSession(session);
-    for (const tensor of tensors) addon.closeTensor(tensor);
-    throw new CapacityError(
-      "out_of_memory",
-      `Cannot open ${model.address} on backend ort-native: a cache of ` +
-        `${
-          limits.blocks * limits.blockSize
-        } tokens, ${spec.cacheBytesPerToken} bytes each, can not be ` +
-        "had; lower contextLength or cacheTokens.",
-      { cause },
-    );
-  }
-  const outputs = resultNames(graph).map((name) =>
-    new Output(graph.outputs.find((output) => output.name === name)!)
-  );
-  const runner = new NativeRunner(addon, session, tensors, outputs);
+  const runner = await openNativeSession({
+    ...{ addon, runtime: runtime.path, address: model.address, graph, caches, threads: count },
+    folder: path.replace(/[^/\\]*$/, ""),
+    model: fromBinary(ModelProtoSchema, await model.readAll("model.onnx")),
+  });
   return new GraphBackend(runner, caches, info, limits, spec.vocabSize);
 }
 
-/**
- * Lets ONNX Runtime multiply quantized weights as our kernels do, with activations in blocks of int8. The file
- * asks for f32 products, since it is the reference: they take a hundred times as long.
- */
-function withIntegerProducts(bytes: Uint8Array): Uint8Array {
-  const model = fromBinary(ModelProtoSchema, bytes);
-  for (const node of model.graph?.node ?? []) {
-    if (node.opType !== "MatMulNBits") continue;
-    for (const attribute of node.attribute) {
-      if (attribute.name === "accuracy_level") attribute.i = INTEGER_PRODUCTS;
-    }
+function checkRanks(
+  { tensorParallel: ranks = 1, dataParallelAttention = false }: NativeBackendOptions,
+) {
+  const refuse = (field: string, what: string) => {
+    throw new InvalidArgumentError(field, `Cannot open the model: ${field} is ${what}.`);
+  };
+  if (!(Number.isInteger(ranks) && ranks >= 1 && ranks <= MAX_RANKS)) {
+    refuse("tensorParallel", `${ranks}, it can be 1 to ${MAX_RANKS}`);
   }
-  return toBinary(ModelProtoSchema, model);
-}
-
-/** An output [T or Q, columns], whose memory is kept from step to step. */
-class Output {
-  readonly name: string;
-  readonly #columns: number;
-  readonly #Elements: typeof Float32Array | typeof Int32Array;
-  #memory: Float32Array | Int32Array;
-
-  constructor({ name, type, dims: [, columns] }: GraphValue) {
-    this.name = name;
-    this.#columns = columns as number;
-    this.#Elements = type === "i32" ? Int32Array : Float32Array;
-    this.#memory = new this.#Elements(0);
+  if (typeof dataParallelAttention !== "boolean") {
+    refuse("dataParallelAttention", `${dataParallelAttention}, it can be true or false`);
   }
-
-  /** Room for a step. */
-  tensor(step: StepPlan): HostTensor {
-    const rows = this.name === "logits" ? step.logitRows.length : step.tokenIds.length;
-    const length = rows * this.#columns;
-    if (this.#memory.length < length) this.#memory = new this.#Elements(length);
-    return [this.name, [rows, this.#columns], this.#memory.subarray(0, length)];
-  }
-}
-
-class NativeRunner implements GraphRunner {
-  readonly #addon: Addon;
-  readonly #session: NativeSession;
-  readonly #caches: NativeTensor[];
-  readonly #outputs: Output[];
-
-  constructor(
-    addon: Addon,
-    session: NativeSession,
-    caches: NativeTensor[],
-    outputs: Output[],
-  ) {
-    this.#addon = addon;
-    this.#session = session;
-    this.#caches = caches;
-    this.#outputs = outputs;
-  }
-
-  async run(inputs: StepInput[], step: StepPlan): Promise<StepResult> {
-    const feeds = inputs.map(({ name, values, dims }): HostTensor => [name, dims, values]);
-    const outputs = this.#outputs.map((output) => output.tensor(step));
-    await this.#addon.run(this.#session, feeds, outputs);
-    const results = new Map(outputs.map(([name, , values]) => [name, values]));
-    return {
-      logits: results.get("logits") as Float32Array,
-      output: (name) => results.get(name) as Float32Array | Int32Array | undefined,
-    };
-  }
-
-  readCache(cache: number, offset: number, into: Uint8Array): void {
-    this.#addon.readTensor(this.#caches[cache]!, offset, into);
-  }
-
-  writeCache(cache: number, offset: number, from: Uint8Array): void {
-    this.#addon.writeTensor(this.#caches[cache]!, offset, from);
-  }
-
-  copyWithin(cache: number, from: number, to: number, bytes: number): void {
-    this.#addon.copyWithin(this.#caches[cache]!, from, to, bytes);
-  }
-
-  release(): Promise<void> {
-    this.#addon.closeSession(this.#session);
-    for (const cache of this.#caches) this.#addon.closeTensor(cache);
-    return Promise.resolve();
+  if (dataParallelAttention && ranks === 1) {
+    refuse("dataParallelAttention", "true, which needs tensorParallel above 1");
   }
 }
