@@ -298,17 +298,7 @@ impl Own<'_> {
                 }
             };
             let own = (&mut *self.scores, &mut *self.touched);
-            score(
-                own,
-                queries,
-                stride,
-                key_width,
-                tile,
-                key_rows.stride,
-                part.len(),
-                if key_rows.in_place { 2 } else { 1 },
-                prepare,
-            );
+            score(own, queries, stride, key_width, tile, key_rows.stride, part.len(), prepare);
             let value_rows = match &value_rows {
                 None => &key_rows,
                 Some((values, rows)) => {
@@ -338,14 +328,14 @@ unsafe fn score(
     tile: &[*const f32],
     tile_stride: usize,
     count: usize,
-    at_once: usize,
     mut prepare: impl FnMut(usize),
 ) {
     let heads = queries.len() / stride;
     let fours = heads / 4 * 4;
     let groups = count.div_ceil(ROWS_AT_ONCE);
-    for first in (0..groups).step_by(at_once) {
-        let pair = first..groups.min(first + at_once);
+    // Two groups of rows each time: the queries, more than a first-level cache holds, come half as often.
+    for first in (0..groups).step_by(2) {
+        let pair = first..groups.min(first + 2);
         pair.clone().for_each(|i| prepare(i * ROWS_AT_ONCE));
         for h in (0..fours).step_by(4) {
             for i in pair.clone() {
