@@ -80,6 +80,12 @@ export interface OpenOptions extends EngineOptions {
   hugePages?: boolean;
   /** For `wasm`: how the cache is stored, `f32` (the default), `bf16` or `int8`. */
   cacheType?: CacheType;
+  /**
+   * For `wasm`: whether a request gives the same bytes alone and in any batch, however its prompt is cut
+   * into steps, and on every machine; true by default. `false` makes long prompts faster: latent attention
+   * takes its expanded form where that is less work, and steps of up to 1024 tokens need more memory.
+   */
+  exact?: boolean;
   /** Most tokens of a sequence, 1 to the model's own; that, but at most 8192, by default. */
   contextLength?: number;
   /** Tokens that the cache holds, all sequences together; at least one context. */
@@ -140,12 +146,12 @@ export async function openModel(
     const sizes = checkSizes(spec, options);
     const tokenizer = await openTokenizer(model);
     const { ort, onnxruntime, threads, onPlan, onProgress: onLoaded } = options;
-    const { build, memoryBytes, hugePages, cacheType } = options;
+    const { build, memoryBytes, hugePages, cacheType, exact } = options;
     const { tensorParallel, dataParallelAttention } = options;
     const open: Record<BackendName, () => Promise<Backend>> = {
       "wasm": () =>
         openWasmBackend(model, graph, spec, {
-          ...{ ...sizes, build, threads, memoryBytes, hugePages, cacheType },
+          ...{ ...sizes, build, threads, memoryBytes, hugePages, cacheType, exact },
           ...{ onPlan, onLoaded },
         }),
       "ort": () => openOrtBackend(model, graph, spec, { ...sizes, ort }),

@@ -25,6 +25,8 @@ export interface BackendInfo {
   hugePagesReason?: string;
   /** How the cache is stored. */
   cacheType: string;
+  /** For `wasm`: whether results do not depend on how prompts are cut into steps, nor on the machine. */
+  exact?: boolean;
   /** Whether what is read of the package is compared with its hashes. */
   verified: boolean;
   /** Memory by what it is for, bytes. */

@@ -19,8 +19,8 @@ import { sizeText } from "./size_text.ts";
 export interface ModelOptions {
   /** The package; the embedded model by default. */
   model?: string;
-  /** What computes. */
-  backend: BackendName | "auto";
+  /** What computes; by default `wasm`, and with ranks the only one that can. */
+  backend?: BackendName | "auto";
   /** Most tokens of a sequence. */
   context?: number;
   /** How many threads compute. */
@@ -35,6 +35,8 @@ export interface ModelOptions {
   ranks?: number;
   /** Whether each of them has sequences of its own. */
   dataParallelAttention?: true;
+  /** Results do not depend on how prompts are cut into steps. */
+  exact: boolean;
   /** Compare files with their hashes. */
   verify: boolean;
 }
@@ -85,8 +87,8 @@ export function addModelOptions(command: Command): Command {
   return command
     .option("-m, --model <package>", "folder or address of an exported model (default: embedded)")
     .addOption(
-      new Option("--backend <name>", "what computes; auto: the fastest here")
-        .choices([...BACKENDS, "auto"]).default("wasm"),
+      new Option("--backend <name>", "what computes; auto: the fastest here (default: wasm)")
+        .choices([...BACKENDS, "auto"]),
     )
     .option(
       "--context <tokens>",
@@ -101,8 +103,9 @@ export function addModelOptions(command: Command): Command {
       new Option("--cache-type <type>", "how the cache is stored (default: f32)")
         .choices(["f32", "bf16", "int8"]),
     )
-    .option("--ranks <count>", "processes that compute together; needs ort-native", number)
+    .option("--ranks <count>", "processes that compute together, on ort-native", number)
     .option("--data-parallel-attention", "with --ranks: each has sequences of its own")
+    .option("--no-exact", "long prompts faster; logits then depend on how they are cut into steps")
     .option("--no-verify", "do not compare the files with their hashes");
 }
 
@@ -152,7 +155,7 @@ export async function openModel(
   try {
     return await LLM.open(options.model, {
       ...engine,
-      backend: options.backend,
+      backend: options.backend ?? (options.ranks === undefined ? "wasm" : "ort-native"),
       contextLength: options.context,
       threads: options.threads,
       tensorParallel: options.ranks,
@@ -160,6 +163,7 @@ export async function openModel(
       memoryBytes: options.memory,
       hugePages: options.hugePages,
       cacheType: options.cacheType,
+      exact: options.exact ? undefined : false,
       onTrials: (trials) => process.stderr.write(trialsText(trials)),
       onPlan: options.model === undefined ? undefined : print,
       verify: options.verify,

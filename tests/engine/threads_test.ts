@@ -116,7 +116,7 @@ Deno.test("memory is planned before it is taken, and refused with the way out", 
   assert.deepEqual(plans, [llm.info.bytes]);
 });
 
-Deno.test("threads, builds, cacheType and memoryBytes that can not be are refused by name", async () => {
+Deno.test("threads, builds, cacheType, exact and memoryBytes that can not be are refused by name", async () => {
   for (
     const [field, value] of [
       ["threads", 0],
@@ -127,6 +127,7 @@ Deno.test("threads, builds, cacheType and memoryBytes that can not be are refuse
       ["memoryBytes", NaN],
       ["memoryBytes", "4GB"],
       ["hugePages", "yes"],
+      ["exact", 0],
       ["build", "x"],
       ["build", "toString"],
       ["cacheType", "f16"],

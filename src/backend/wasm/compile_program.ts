@@ -37,8 +37,8 @@ export interface Program
  * Compiles a graph.
  *
  * @param graph The graph.
- * @param options The largest step; how many threads compute; how caches are stored; whether experts are
- *   read when they are chosen, and not loaded.
+ * @param options The largest step; how many threads compute; how caches are stored; whether results must
+ *   be exact (see {@linkcode WasmSizes}); whether experts are read when they are chosen, and not loaded.
  * @param engine Tells how large packed weights and temporary memory are.
  * @returns The program.
  * @throws {UnsupportedError} If a node's op, or the way it is used, has no kernel.
@@ -46,10 +46,11 @@ export interface Program
  */
 export function compileProgram(
   graph: GraphModel,
-  { limits, threads, cacheType, expertsOnDemand = false }: {
+  { limits, threads, cacheType, exact = true, expertsOnDemand = false }: {
     limits: StepLimits;
     threads: number;
     cacheType: CacheType;
+    exact?: boolean;
     expertsOnDemand?: boolean;
   },
   engine: EngineSizes,
@@ -59,6 +60,7 @@ export function compileProgram(
     limits,
     threads,
     cacheType,
+    exact,
     expertsOnDemand,
     engine,
     builder: new ProgramBuilder(),

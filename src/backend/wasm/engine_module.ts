@@ -34,8 +34,11 @@ export interface EngineSizes {
   /** Temporary memory of the ops. */
   latent_scratch_bytes(
     heads: number,
-    rank: number,
+    nope: number,
     rope: number,
+    rank: number,
+    value: number,
+    mayExpand: number,
     tokens: number,
     context: number,
     threads: number,

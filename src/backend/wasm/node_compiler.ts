@@ -41,6 +41,8 @@ export interface Compilation {
   readonly threads: number;
   /** How caches are stored. */
   readonly cacheType: CacheType;
+  /** Whether a result must not depend on how prompts are cut into steps, nor on the machine. */
+  readonly exact: boolean;
   /** Whether routed experts are read when they are chosen, and not loaded. */
   readonly expertsOnDemand: boolean;
   /** Tells how large packed weights and temporary memory are. */
@@ -65,6 +67,8 @@ export class NodeCompiler {
   readonly threads: number;
   /** How caches are stored. */
   readonly cacheType: CacheType;
+  /** Whether a result must not depend on how prompts are cut into steps, nor on the machine. */
+  readonly exact: boolean;
   /** Tells how large packed weights and temporary memory are. */
   readonly engine: EngineSizes;
   readonly #compilation: Compilation;
@@ -74,6 +78,7 @@ export class NodeCompiler {
     this.limits = compilation.limits;
     this.threads = compilation.threads;
     this.cacheType = compilation.cacheType;
+    this.exact = compilation.exact;
     this.engine = compilation.engine;
     this.#compilation = compilation;
   }

@@ -144,8 +144,9 @@ export const opKernels: Readonly<Record<string, (c: NodeCompiler) => void>> = {
     const cache = c.cache(10, 1, rank + rope);
     const format = floatFormat(c, kvB);
     const { tokens, contextLength, blockSize } = c.limits;
+    const mayExpand = Number(!c.exact);
     const bytes = c.engine.latent_scratch_bytes(
-      ...[heads, rank, rope] as const,
+      ...[heads, nope, rope, rank, value, mayExpand] as const,
       ...[tokens, contextLength, c.threads] as const,
     );
     const normWeight = c.raw(norm);
@@ -156,6 +157,7 @@ export const opKernels: Readonly<Record<string, (c: NodeCompiler) => void>> = {
       ...[heads, nope, rope, rank, value, blockSize],
       { float: c.float("scale") },
       { float: c.float("epsilon") },
+      mayExpand,
       ...stepBatch(c, 6),
       ...[FORMATS[format], CACHE_FORMATS[c.cacheType]],
       ...[query.tensor, latent.tensor, normWeight, packed].map((tensor) => ({ tensor })),

@@ -31,7 +31,7 @@ export const OPCODES: Readonly<Record<Opcode, readonly [opcode: number, operands
   mul: [5, 5], // a, b, width, rows, y
   add: [6, 5], // a, b, width, rows, y
   copyColumns: [7, 6], // x, width, rows, y, its width, offset
-  latentAttention: [8, 23],
+  latentAttention: [8, 24],
   pagedAttention: [9, 21],
   sparseExperts: [10, 20],
   pack: [11, 5], // source, format, rows, columns, packed

@@ -41,6 +41,8 @@ const PREFERENCES: StepPreferences = {
   blockSize: 16,
   cacheBytes: 128 * 1024 * 1024,
 };
+/** Tokens of a step that need not be exact: attention expands the whole context once a step. */
+const INEXACT_TOKENS = 1024;
 /** Memory that the logits of a step may take, bytes. */
 const LOGIT_BYTES = 64 * 1024 * 1024;
 
@@ -48,6 +50,8 @@ const LOGIT_BYTES = 64 * 1024 * 1024;
 export interface WasmSizes extends StepSizes {
   /** How the cache is stored; `f32` by default. */
   cacheType?: CacheType;
+  /** `false`: attention may take the form that is faster for the step at hand, and steps are longer. */
+  exact?: boolean;
 }
 
 /** Options of {@linkcode openWasmBackend}. */
@@ -114,6 +118,7 @@ export async function openWasmBackend(
       hugePages: hugePages.advise !== undefined,
       hugePagesReason: hugePages.reason,
       cacheType: options.cacheType ?? "f32",
+      exact: options.exact ?? true,
       verified: model.verifies,
       bytes: plan.bytes,
     };
@@ -142,12 +147,15 @@ function startSupply(
   return supply;
 }
 
-function checkOptions({ build, cacheType = "f32", memoryBytes, hugePages }: WasmBackendOptions) {
-  if (hugePages !== undefined && typeof hugePages !== "boolean") {
-    throw new InvalidArgumentError(
-      "hugePages",
-      `Cannot open the model: hugePages is ${hugePages}, it can be true or false.`,
-    );
+function checkOptions(options: WasmBackendOptions) {
+  const { build, cacheType = "f32", memoryBytes } = options;
+  for (const name of ["hugePages", "exact"] as const) {
+    if (options[name] !== undefined && typeof options[name] !== "boolean") {
+      throw new InvalidArgumentError(
+        name,
+        `Cannot open the model: ${name} is ${options[name]}, it can be true or false.`,
+      );
+    }
   }
   if (build !== undefined && !Object.hasOwn(BUILDS, build)) {
     throw new InvalidArgumentError(
@@ -230,14 +238,15 @@ function compile(
   expertsOnDemand: boolean,
 ) {
   const engine = engineSizes();
-  const { cacheType = "f32" } = options;
+  const { cacheType = "f32", exact = true } = options;
   const cacheBytesPerToken = spec.caches.reduce(
     (sum, { heads, width }) =>
       sum + heads * engine.cache_row_bytes(CACHE_FORMATS[cacheType], width),
     0,
   );
-  const limits = stepLimits({ ...spec, cacheBytesPerToken }, options, preferences(spec));
-  const program = compileProgram(graph, { limits, threads, cacheType, expertsOnDemand }, engine);
+  const limits = stepLimits({ ...spec, cacheBytesPerToken }, options, preferences(spec, exact));
+  const compilation = { limits, threads, cacheType, exact, expertsOnDemand };
+  const program = compileProgram(graph, compilation, engine);
   const sizes = {
     teamBytes: engine.team_bytes(),
     stagingBytes: stagingBytes(program.loads, engine, threads),
@@ -246,9 +255,14 @@ function compile(
 }
 
 /** With a large vocabulary fewer rows of logits fit a step. */
-function preferences({ vocabSize }: ModelSpec): StepPreferences {
+function preferences({ vocabSize }: ModelSpec, exact: boolean): StepPreferences {
   const logitRows = Math.floor(LOGIT_BYTES / (vocabSize * 4));
-  return { ...PREFERENCES, logitRows: Math.min(Math.max(logitRows, 1), PREFERENCES.logitRows) };
+  const tokens = exact ? PREFERENCES.tokens : INEXACT_TOKENS;
+  return {
+    ...PREFERENCES,
+    tokens,
+    logitRows: Math.min(Math.max(logitRows, 1), PREFERENCES.logitRows),
+  };
 }
 
 class WasmBackend implements Backend {
@@ -280,7 +294,7 @@ class WasmBackend implements Backend {
     this.#spec = spec;
     this.limits = limits;
     this.info = info;
-    this.cacheLayout = `wasm ${info.cacheType}`;
+    this.cacheLayout = `wasm ${info.cacheType}${info.exact ? "" : " inexact"}`;
     this.blockBytes = program.caches.reduce((sum, { blockBytes }) => sum + blockBytes, 0);
     const { words, tensors } = program;
     const table = tensors.map(({ bytes }, tensor) => ({ address: plan.tensors[tensor]!, bytes }));

@@ -84,13 +84,18 @@ pub extern "C" fn cache_row_bytes(format: u32, width: usize) -> usize {
 #[no_mangle]
 pub extern "C" fn latent_scratch_bytes(
     heads: usize,
-    rank: usize,
+    nope: usize,
     rope: usize,
+    rank: usize,
+    value: usize,
+    may_expand: u32,
     tokens: usize,
     context: usize,
     threads: usize,
 ) -> usize {
-    let shape = LatentShape { heads, rope, ..LatentShape::one_head(0, 0, rank) };
+    let may_expand = may_expand != 0;
+    let shape = LatentShape::one_head(nope, value, rank);
+    let shape = LatentShape { heads, rope, may_expand, ..shape };
     latent_attention::scratch_bytes(&shape, tokens, context, threads)
 }
 

@@ -106,7 +106,8 @@ pub struct LatentSizes {
 impl LatentSizes {
     fn shape(&self) -> LatentShape {
         let LatentSizes { heads, nope, rope, rank, value, block_size, scale, epsilon } = *self;
-        LatentShape { heads, nope, rope, rank, value, block_size, scale, epsilon }
+        let may_expand = false;
+        LatentShape { heads, nope, rope, rank, value, block_size, scale, epsilon, may_expand }
     }
 }
 

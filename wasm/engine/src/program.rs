@@ -71,7 +71,7 @@ opcodes! {
     MUL = 5, 5; // a, b, width, rows, y
     ADD = 6, 5; // a, b, width, rows, y
     COPY_COLUMNS = 7, 6; // x, width, rows, y, its width, offset
-    LATENT_ATTENTION = 8, 23;
+    LATENT_ATTENTION = 8, 24;
     PAGED_ATTENTION = 9, 21;
     SPARSE_EXPERTS = 10, 20;
     PACK = 11, 5; // source, format, rows, columns, packed
@@ -344,6 +344,7 @@ unsafe fn latent(team: &Team, o: &mut Operands) {
         block_size: o.size(),
         scale: o.float(),
         epsilon: o.float(),
+        may_expand: o.number() != 0,
     };
     let batch = step_batch(o);
     let LatentShape { heads, nope, rope, rank, value, .. } = shape;

@@ -3,9 +3,11 @@
 
 use hybridseek_engine::kernels::attention::{self, attend, Heads, Values};
 use hybridseek_engine::kernels::cache::{Cache, CacheFormat};
+use hybridseek_engine::kernels::expanded_attention;
 use hybridseek_engine::kernels::experts::{
     self, sparse_experts, ExpertPlace, ExpertsShape, ExpertsTensors,
 };
+use hybridseek_engine::kernels::latent_attention::{self, LatentShape, LatentTensors};
 use hybridseek_engine::kernels::matrix::{
     self, element, f16_to_f32, pack_transposed, Format, Matrix, BLOCK, GROUP,
 };
@@ -411,14 +413,11 @@ fn slices_of(rows: &[Vec<f32>]) -> Vec<&[f32]> {
     rows.iter().map(Vec::as_slice).collect()
 }
 
-/// A row of a cache; every vector must come once, in order, with zeros behind the width.
+/// A row of a cache; behind the width must be zeros, and nothing behind its last vector.
 fn read_row(format: CacheFormat, bytes: &[u8], width: usize) -> Vec<f32> {
-    let mut row = vec![];
-    format.read(bytes, width, |i, vector| {
-        assert_eq!(i * 4, row.len());
-        row.extend(vector.to_array());
-    });
-    assert_eq!(row.len(), width.next_multiple_of(4));
+    let mut row = vec![7.0; width.next_multiple_of(4) + 1];
+    format.widen(bytes, width, &mut row);
+    assert_eq!(row.pop(), Some(7.0));
     assert!(row[width..].iter().all(|rest| *rest == 0.0));
     row.truncate(width);
     row
@@ -487,7 +486,7 @@ fn attend_on(
         };
         let keys = cache(&keys, layout, heads.key_width);
         let scratch = &mut Scratch::new(memory.get());
-        attend(team, heads, batch, block_size, queries.get(), keys, values, scratch);
+        attend(team, heads, batch, 0..tokens, block_size, queries.get(), keys, values, scratch);
     });
     results
 }
@@ -546,6 +545,178 @@ fn attention_agrees_with_its_reference_over_scattered_blocks_and_on_any_number_o
                     for (got, want) in result.iter().zip(want) {
                         assert!((*got as f64 - want).abs() < 2e-6, "{format:?}: {got} {want}");
                     }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn both_forms_of_latent_attention_agree_with_the_formula_over_long_contexts() {
+    let mut random = Random(12);
+    for (heads, nope, rope, rank, value) in [(3, 6, 4, 20, 9), (2, 16, 8, 24, 13)] {
+        let formats = [CacheFormat::F32, CacheFormat::Bf16, CacheFormat::Int8];
+        for (cache_format, format) in
+            formats.into_iter().zip([Format::F16, Format::F32, Format::F16])
+        {
+            let (block_size, scale, epsilon) = (4, 0.7, 1e-6);
+            let shape = LatentShape {
+                heads,
+                nope,
+                rope,
+                rank,
+                value,
+                block_size,
+                scale,
+                epsilon,
+                may_expand: true,
+            };
+            // New tokens and context: sequences of either form by turns, at the borders of blocks of 128.
+            let sequences = [(290, 290), (1, 300), (131, 257), (7, 7), (1, 129), (128, 200)];
+            let tokens: usize = sequences.iter().map(|(new, _)| new).sum();
+            let expands =
+                |(new, context)| expanded_attention::takes_fewer_operations(&shape, new, context);
+            assert_eq!(sequences.map(expands), [true, false, true, true, false, true]);
+            let (mut starts, mut slots, mut tables, mut past_rows) =
+                (vec![0], vec![], vec![], vec![]);
+            let (row_bytes, width) = (cache_format.row_bytes(rank + rope), rank + rope);
+            let most_blocks = 300 / block_size;
+            let mut bytes = vec![];
+            for (i, (new, context)) in sequences.into_iter().enumerate() {
+                let table: Vec<i32> = (0..most_blocks as i32).rev().collect();
+                let place = (block_size, context - new);
+                let (own, rows) =
+                    cache_with_rows(cache_format, (1, width), &table, place, &mut random);
+                let first = i * most_blocks;
+                let slot = |position: usize| {
+                    (first + table[position / block_size] as usize) * block_size
+                        + position % block_size
+                };
+                slots.extend((context - new..context).map(|position| slot(position) as i32));
+                starts.push(slots.len() as i32);
+                tables.extend(table.iter().map(|block| block + first as i32));
+                bytes.extend(own);
+                past_rows.push(rows);
+            }
+            let kv_b: Vec<FileMatrix> = (0..heads)
+                .map(|_| FileMatrix::random(format, nope + value, rank, &mut random))
+                .collect();
+            let mut packed = vec![0; latent_attention::kv_b_bytes(format, &shape)];
+            let head_bytes = packed.len() / heads;
+            for (file, packed) in kv_b.iter().zip(packed.chunks_exact_mut(head_bytes)) {
+                latent_attention::pack_kv_b(format, &file.source, &shape, packed);
+            }
+            let query = random.floats(tokens * heads * (nope + rope));
+            let latent = random.floats(tokens * width);
+            let norm_weight = random.floats(rank);
+            let (cos, sin) = (random.floats(tokens * rope / 2), random.floats(tokens * rope / 2));
+            let contexts = sequences.map(|(_, context)| context as i32);
+            let run = |on: On, may_expand: bool| {
+                let shape = LatentShape { may_expand, ..shape };
+                let mut y = vec![f32::NAN; tokens * heads * value];
+                let mut cache_bytes = bytes.clone();
+                let mut memory =
+                    scratch_of(latent_attention::scratch_bytes(&shape, tokens, 300, on.threads()));
+                {
+                    let (y, memory, cache_bytes) = (
+                        OfAll::new(&mut y),
+                        OfAll::new(bytes_of(&mut memory)),
+                        OfAll::new(&mut cache_bytes),
+                    );
+                    on.run(|team| {
+                        let batch = StepBatch {
+                            slots: &slots,
+                            query_starts: &starts,
+                            context_lengths: &contexts,
+                            block_tables: &tables,
+                        };
+                        let tensors = LatentTensors {
+                            query: &query,
+                            latent: &latent,
+                            norm_weight: &norm_weight,
+                            kv_b: &packed,
+                            format,
+                            cos: &cos,
+                            sin: &sin,
+                            cache: cache(&cache_bytes, (cache_format, 1), width),
+                            y: y.get(),
+                        };
+                        latent_attention::latent_attention(
+                            team,
+                            &shape,
+                            batch,
+                            tensors,
+                            memory.get(),
+                        );
+                    });
+                }
+                (y, cache_bytes)
+            };
+            let (expanded, cache_bytes) = run(On::Team(1), true);
+            for on in On::SEVERAL {
+                assert_eq!(run(on, true), (expanded.clone(), cache_bytes.clone()), "{on:?}");
+            }
+            let (absorbed, _) = run(On::Team(2), false);
+            let mut token = 0;
+            for ((new, context), past_rows) in sequences.into_iter().zip(past_rows) {
+                let row_of = |t: usize| &cache_bytes[slots[t] as usize * row_bytes..][..row_bytes];
+                let new_rows =
+                    (token..token + new).map(|t| read_row(cache_format, row_of(t), width));
+                let rows: Vec<Vec<f32>> = past_rows.into_iter().chain(new_rows).collect();
+                for position in context - new..context {
+                    for (head, file) in kv_b.iter().enumerate() {
+                        let query = &query[(token * heads + head) * (nope + rope)..][..nope + rope];
+                        let mut rotated = vec![0.0; rope];
+                        let angles = token * rope / 2..(token + 1) * rope / 2;
+                        rotary::rotate(
+                            &query[nope..],
+                            &cos[angles.clone()],
+                            &sin[angles],
+                            rotary::Pairs::Interleaved,
+                            &mut rotated,
+                        );
+                        let up = |row: &[f32], n: usize| -> f64 {
+                            file.elements[n * rank..(n + 1) * rank]
+                                .iter()
+                                .zip(row)
+                                .map(|(w, x)| *w as f64 * *x as f64)
+                                .sum()
+                        };
+                        let score = |row: &Vec<f32>| -> f64 {
+                            let own: f64 = (0..nope).map(|n| query[n] as f64 * up(row, n)).sum();
+                            let turned: f64 = rotated
+                                .iter()
+                                .zip(&row[rank..])
+                                .map(|(q, k)| *q as f64 * *k as f64)
+                                .sum();
+                            (own + turned) * scale as f64
+                        };
+                        // Every seventh token in full: the formula takes its time.
+                        if token % 7 > 0 && position + 1 < context {
+                            continue;
+                        }
+                        let seen = &rows[..position + 1];
+                        let scores: Vec<f64> = seen.iter().map(score).collect();
+                        let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                        let weights: Vec<f64> =
+                            scores.iter().map(|score| (score - largest).exp()).collect();
+                        let total: f64 = weights.iter().sum();
+                        for v in 0..value {
+                            let want = weights
+                                .iter()
+                                .zip(seen)
+                                .map(|(w, row)| w / total * up(row, nope + v))
+                                .sum::<f64>();
+                            let at = (token * heads + head) * value + v;
+                            for got in [expanded[at], absorbed[at]] {
+                                assert!(
+                                    (got as f64 - want).abs() < 1e-5,
+                                    "{cache_format:?}, token {token}: {got} {want}"
+                                );
+                            }
+                        }
+                    }
+                    token += 1;
                 }
             }
         }

@@ -205,7 +205,10 @@ impl Guarded {
 
 #[test]
 fn latent_attention_gives_the_expanded_formula_in_float64() {
-    for case in Case::all("LatentAttention") {
+    let forms = [false, true];
+    for (case, may_expand) in
+        Case::all("LatentAttention").iter().flat_map(|c| forms.map(|f| (c, f)))
+    {
         let [heads, up, rank] = case.shape("input.kv_b").try_into().unwrap();
         let rope = case.shape("input.cos")[1] * 2;
         let tokens = case.shape("input.query")[0];
@@ -219,6 +222,7 @@ fn latent_attention_gives_the_expanded_formula_in_float64() {
             block_size: case.shape("input.cache")[1],
             scale: case.float("scale"),
             epsilon: case.float("epsilon"),
+            may_expand,
         };
         let format = case.float_format("input.kv_b");
         let mut kv_b = vec![0; latent_attention::kv_b_bytes(format, &shape)];
@@ -228,7 +232,7 @@ fn latent_attention_gives_the_expanded_formula_in_float64() {
         for (source, packed) in heads_of_file.zip(kv_b.chunks_exact_mut(packed_per_head)) {
             latent_attention::pack_kv_b(format, source, &shape, packed);
         }
-        let step = Step::of(&case);
+        let step = Step::of(case);
         let mut cache = case.f32s("input.cache");
         let mut y = vec![f32::NAN; tokens * heads * shape.value];
         let longest = step.batch().longest_context();

@@ -6,6 +6,7 @@
 //! (FlashAttention-2, arXiv 2307.08691; splitting the context as Flash-Decoding does.)
 
 use core::array::from_fn;
+use core::ops::Range;
 
 use super::cache::Cache;
 use super::scratch::{bytes_of, Scratch};
@@ -81,7 +82,7 @@ pub fn scratch_bytes(heads: &Heads, tokens: usize, context: usize, threads: usiz
                 + bytes_of::<u32>(1))
 }
 
-/// Attends for every token of the batch. `queries` [T, heads, query_stride]: scaled queries, zeros behind
+/// Attends for some tokens of the batch. `queries` [T, heads, query_stride]: scaled queries, zeros behind
 /// `key_width`; the result takes the place of a query's first `value_width` elements.
 ///
 /// # Panics
@@ -90,18 +91,18 @@ pub fn attend(
     team: &Team,
     heads: Heads,
     batch: StepBatch,
+    tokens: Range<usize>,
     block_size: usize,
     queries: Shared<f32>,
     keys: Cache,
     values: Values,
     scratch: &mut Scratch,
 ) {
-    let tokens = batch.slots.len();
     let segments = batch.longest_context().div_ceil(SEGMENT);
-    let together = heads.tokens_at_once(segments).min(tokens);
+    let together = heads.tokens_at_once(segments).min(tokens.len());
     let (count, stride, partial_elements) =
         (heads.count(), heads.query_stride(), heads.partial_elements());
-    assert_eq!(queries.len(), tokens * count * stride);
+    assert_eq!(queries.len(), batch.slots.len() * count * stride);
     let partials = scratch.take::<f32>(together * count * segments * partial_elements);
     let mut own = Own {
         keys: scratch.take_own(TILE * stride, team),
@@ -122,8 +123,8 @@ pub fn attend(
         begin..begin + partial_elements
     };
 
-    for first in (0..tokens).step_by(together) {
-        let wave = together.min(tokens - first);
+    for first in tokens.clone().step_by(together) {
+        let wave = together.min(tokens.end - first);
         team.share(wave * items_of_token, 1, |items| {
             for item in items {
                 let (i, rest) = (item / items_of_token, item % items_of_token);
@@ -182,7 +183,7 @@ pub fn attend(
 /// The partial results of an item's heads.
 struct Partials<'a, 'b> {
     all: Shared<'a, f32>,
-    at: &'b dyn Fn(usize) -> core::ops::Range<usize>,
+    at: &'b dyn Fn(usize) -> Range<usize>,
 }
 
 /// What a thread has for itself.
@@ -217,7 +218,7 @@ impl Rows {
     unsafe fn new(
         cache: Cache,
         group: usize,
-        positions: core::ops::Range<usize>,
+        positions: Range<usize>,
         block_size: usize,
         slot: impl Fn(usize) -> usize,
         widened: &[f32],
@@ -225,7 +226,9 @@ impl Rows {
     ) -> Self {
         let in_place = cache.lies_in_vectors() && block_size % ROWS_AT_ONCE == 0;
         let at = |i: usize| match in_place {
-            true => cache.rows(slot(positions.start + i * ROWS_AT_ONCE), group, ROWS_AT_ONCE),
+            true => cache
+                .rows(slot(positions.start + i * ROWS_AT_ONCE), group, ROWS_AT_ONCE)
+                .as_ptr() as *const f32,
             false => widened.as_ptr().add(i % (TILE / ROWS_AT_ONCE) * ROWS_AT_ONCE * stride),
         };
         let mut first = [at(0); SEGMENT / ROWS_AT_ONCE];
@@ -255,7 +258,7 @@ impl Own<'_> {
         queries: &[f32],
         keys: Cache,
         values: Values,
-        positions: core::ops::Range<usize>,
+        positions: Range<usize>,
         block_size: usize,
         slot: impl Fn(usize) -> usize,
         partials: &mut Partials,
@@ -280,23 +283,27 @@ impl Own<'_> {
         };
         for (i, begin) in positions.clone().step_by(TILE).enumerate() {
             let part = begin..positions.end.min(begin + TILE);
-            let widen = |cache: Cache, tile: &mut [f32]| {
-                for (position, row) in part.clone().zip(tile.chunks_exact_mut(stride)) {
-                    cache.read(slot(position), group, |i, vector| {
-                        vector.store(row[i * 4..i * 4 + 4].as_mut_ptr());
-                    });
+            let widen = |cache: Cache, rows: Range<usize>, tile: &mut [f32]| {
+                for (row, into) in rows.clone().zip(tile[rows.start * stride..].chunks_mut(stride))
+                {
+                    let bytes = cache.rows(slot(begin + row), group, 1);
+                    cache.format.widen(bytes, cache.width, into);
                 }
             };
-            if !key_rows.in_place {
-                widen(keys, self.keys);
-            }
             let key_width = heads.key_width.next_multiple_of(4);
-            self.score(queries, stride, key_width, key_rows.tile(i), key_rows.stride, part.len());
+            let (tile, widened) = (key_rows.tile(i), &mut *self.keys);
+            let prepare = |first: usize| {
+                if !key_rows.in_place {
+                    widen(keys, first..part.len().min(first + ROWS_AT_ONCE), widened);
+                }
+            };
+            let own = (&mut *self.scores, &mut *self.touched);
+            score(own, queries, stride, key_width, tile, key_rows.stride, part.len(), prepare);
             let value_rows = match &value_rows {
                 None => &key_rows,
                 Some((values, rows)) => {
                     if !rows.in_place {
-                        widen(*values, self.values);
+                        widen(*values, 0..part.len(), self.values);
                     }
                     rows
                 }
@@ -305,36 +312,47 @@ impl Own<'_> {
             add_tile(self.scores, value_rows.tile(i), value_rows.stride, part.len(), width, sums);
         }
     }
+}
 
-    /// scores[h, row] = query h times key row; behind the last row are some that nobody looks at.
-    ///
-    /// # Safety
-    /// The tile must have `count` rows of `width` elements.
-    unsafe fn score(
-        &mut self,
-        queries: &[f32],
-        stride: usize,
-        width: usize,
-        tile: &[*const f32],
-        tile_stride: usize,
-        count: usize,
-    ) {
-        let heads = queries.len() / stride;
-        let fours = heads / 4 * 4;
-        for i in 0..count.div_ceil(ROWS_AT_ONCE) {
-            let [a, b, c, d] = from_fn(|r| tile[i].add(r * tile_stride));
-            let ahead = tile[(i + 1).min(tile.len() - 1)];
-            let scores = &mut self.scores[i * ROWS_AT_ONCE..];
-            for h in (0..fours).step_by(4) {
-                let (queries, scores) = (&queries[h * stride..], &mut scores[h * TILE..]);
-                let ahead = ahead.add(h / 4 % ROWS_AT_ONCE * tile_stride);
-                let touched = dot_tile::<4, 2>(queries, stride, [a, b], width, scores, Some(ahead));
+/// scores[h, row] = query h times key row; behind the last row are some that nobody looks at. `prepare` is
+/// called with the first of the next rows before they are read.
+///
+/// # Safety
+/// The tile must have `count` rows of `width` elements.
+#[allow(clippy::too_many_arguments)]
+unsafe fn score(
+    (scores, touched): (&mut [f32], &mut [u32]),
+    queries: &[f32],
+    stride: usize,
+    width: usize,
+    tile: &[*const f32],
+    tile_stride: usize,
+    count: usize,
+    mut prepare: impl FnMut(usize),
+) {
+    let heads = queries.len() / stride;
+    let fours = heads / 4 * 4;
+    let groups = count.div_ceil(ROWS_AT_ONCE);
+    // Two groups of rows each time: the queries, more than a first-level cache holds, come half as often.
+    for first in (0..groups).step_by(2) {
+        let pair = first..groups.min(first + 2);
+        pair.clone().for_each(|i| prepare(i * ROWS_AT_ONCE));
+        for h in (0..fours).step_by(4) {
+            for i in pair.clone() {
+                let [a, b, c, d] = from_fn(|r| tile[i].add(r * tile_stride));
+                let ahead =
+                    tile[(i + 2).min(tile.len() - 1)].add(h / 4 % ROWS_AT_ONCE * tile_stride);
+                let queries = &queries[h * stride..];
+                let scores = &mut scores[h * TILE + i * ROWS_AT_ONCE..];
+                touched[0] = dot_tile::<4, 2>(queries, stride, [a, b], width, scores, Some(ahead));
                 dot_tile::<4, 2>(queries, stride, [c, d], width, &mut scores[2..], None);
-                self.touched[0] = touched;
             }
-            for h in fours..heads {
-                let (queries, scores) = (&queries[h * stride..], &mut scores[h * TILE..]);
-                dot_tile::<1, 4>(queries, stride, [a, b, c, d], width, scores, None);
+        }
+        for h in fours..heads {
+            for i in pair.clone() {
+                let rows = from_fn(|r| tile[i].add(r * tile_stride));
+                let scores = &mut scores[h * TILE + i * ROWS_AT_ONCE..];
+                dot_tile::<1, 4>(&queries[h * stride..], stride, rows, width, scores, None);
             }
         }
     }

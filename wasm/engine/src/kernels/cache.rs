@@ -2,7 +2,7 @@
 //! through the format even within the same step, so that chunks do not change results.
 
 use super::matrix::BLOCK;
-use crate::simd::F32x4;
+use crate::simd::{opaque, F32x4};
 use crate::team::Shared;
 
 /// How the elements of a cache are stored.
@@ -15,6 +15,8 @@ pub enum CacheFormat {
     Int8,
 }
 
+/// Elements of the other formats that a step of a loop widens.
+const STEP: usize = 16;
 /// Bytes of a block of int8 elements.
 const INT8_CACHE_BLOCK_BYTES: usize = 4 + BLOCK;
 
@@ -71,56 +73,68 @@ impl CacheFormat {
         }
     }
 
-    /// Reads a row: calls `put(i, elements 4i ... 4i+3)` for every vector, zeros behind the row's width.
+    /// Widens a row of `width` elements to f32, with zeros behind them up to whole vectors.
     ///
     /// # Panics
-    /// If `row` has not [`CacheFormat::row_bytes`] of `width`.
-    #[inline(always)]
-    pub fn read(self, row: &[u8], width: usize, mut put: impl FnMut(usize, F32x4)) {
-        assert!(row.len() == self.row_bytes(width));
-        let whole = width / 4;
-        let mut rest = [0.0; 4];
-        match self {
-            Self::F32 => {
-                let elements = row.as_ptr() as *const f32;
-                for i in 0..whole {
-                    // SAFETY: 4 * i + 4 <= width; elements need not be aligned.
-                    put(i, unsafe { F32x4::load(elements.add(i * 4)) });
-                }
-                for (value, bytes) in rest.iter_mut().zip(row[whole * 16..].chunks_exact(4)) {
-                    *value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-                }
-            }
-            Self::Bf16 => {
-                let elements = row.as_ptr() as *const u16;
-                for i in 0..whole {
-                    // SAFETY: as above.
-                    put(i, unsafe { F32x4::load_bf16(elements.add(i * 4)) });
-                }
-                let bytes = &row[whole * 8..whole * 8 + width % 4 * 2];
-                for (value, bytes) in rest.iter_mut().zip(bytes.chunks_exact(2)) {
-                    *value = f32::from_bits(u32::from_le_bytes([0, 0, bytes[0], bytes[1]]));
-                }
-            }
-            Self::Int8 => {
-                // The last block's levels behind the width are zeros.
-                let vectors = width.div_ceil(4);
-                for (b, block) in row.chunks_exact(INT8_CACHE_BLOCK_BYTES).enumerate() {
-                    let scale = f32::from_le_bytes([block[0], block[1], block[2], block[3]]);
-                    let scale = F32x4::splat(scale);
-                    for i in 0..(vectors - b * BLOCK / 4).min(BLOCK / 4) {
-                        // SAFETY: the block has 32 levels.
-                        let levels =
-                            unsafe { F32x4::load_i8(block.as_ptr().add(4 + i * 4) as *const i8) };
-                        put(b * BLOCK / 4 + i, levels.mul(scale));
-                    }
-                }
-                return;
+    /// If `row` has not [`CacheFormat::row_bytes`] of `width`, or `into` not that many vectors.
+    #[inline(never)] // a row at a time, in several kernels
+    pub fn widen(self, row: &[u8], width: usize, into: &mut [f32]) {
+        assert!(row.len() == self.row_bytes(width) && into.len() >= width.next_multiple_of(4));
+        let step = match self {
+            Self::F32 | Self::Bf16 => STEP,
+            Self::Int8 => BLOCK,
+        };
+        let (mut from, mut to) = (row.as_ptr(), into.as_mut_ptr());
+        for _ in 0..width / step {
+            // SAFETY: both have the elements of a step.
+            unsafe {
+                (from, to) = (opaque(from), opaque(to) as *mut f32);
+                from = from.add(self.widen_step(from, to));
+                to = to.add(step);
             }
         }
-        if width % 4 != 0 {
-            // SAFETY: four f32.
-            put(whole, unsafe { F32x4::load(rest.as_ptr()) });
+        let begin = width / step * step;
+        let left = width - begin;
+        if left > 0 {
+            let mut bytes = [0; STEP * 4]; // the longest step
+            let mut elements = [0.0; BLOCK];
+            let rest = &row[self.row_bytes(begin)..];
+            bytes[..rest.len()].copy_from_slice(rest);
+            // SAFETY: there is room for a step of every format.
+            unsafe { self.widen_step(bytes.as_ptr(), elements.as_mut_ptr()) };
+            elements[left..].fill(0.0);
+            let into = &mut into[begin..width.next_multiple_of(4)];
+            into.copy_from_slice(&elements[..into.len()]);
+        }
+    }
+
+    /// Widens STEP elements, or a block of int8; returns how many bytes they were.
+    ///
+    /// # Safety
+    /// There must be as many.
+    #[inline(always)]
+    unsafe fn widen_step(self, from: *const u8, to: *mut f32) -> usize {
+        match self {
+            Self::F32 => {
+                for i in 0..STEP / 4 {
+                    F32x4::load((from as *const f32).add(i * 4)).store(to.add(i * 4));
+                }
+                STEP * 4
+            }
+            Self::Bf16 => {
+                for i in 0..STEP / 4 {
+                    F32x4::load_bf16((from as *const u16).add(i * 4)).store(to.add(i * 4));
+                }
+                STEP * 2
+            }
+            Self::Int8 => {
+                let scale = F32x4::load_splat(from as *const f32);
+                for i in 0..BLOCK / 4 {
+                    let levels = F32x4::load_i8(from.add(4 + i * 4) as *const i8);
+                    levels.mul(scale).store(to.add(i * 4));
+                }
+                INT8_CACHE_BLOCK_BYTES
+            }
         }
     }
 }
@@ -157,19 +171,6 @@ impl<'a> Cache<'a> {
         self.format == CacheFormat::F32 && self.width % 4 == 0
     }
 
-    /// Where a head's rows of `count` slots in turn lie, each `heads * width` elements after the one before.
-    ///
-    /// # Safety
-    /// Nobody may write to the slots until the next barrier.
-    ///
-    /// # Panics
-    /// If there are no such slots or the elements are not f32.
-    pub unsafe fn rows(&self, slot: usize, head: usize, count: usize) -> *const f32 {
-        assert!(self.format == CacheFormat::F32 && count > 0);
-        let bytes = self.range(slot, head).start..self.range(slot + count - 1, head).end;
-        self.bytes.read(bytes).as_ptr() as *const f32
-    }
-
     /// Stores a head's row.
     ///
     /// # Safety
@@ -181,15 +182,23 @@ impl<'a> Cache<'a> {
         self.format.write(row, self.bytes.write(self.range(slot, head)));
     }
 
-    /// Reads a head's row, see [`CacheFormat::read`].
+    /// A head's rows of `count` slots in turn, as they are stored, each [`Cache::row_distance`] bytes after
+    /// the one before.
     ///
     /// # Safety
-    /// Nobody may write to the slot until the next barrier.
+    /// Nobody may write to the slots until the next barrier.
     ///
     /// # Panics
-    /// If there is no such slot.
+    /// If there are no such slots.
     #[inline(always)]
-    pub unsafe fn read(&self, slot: usize, head: usize, put: impl FnMut(usize, F32x4)) {
-        self.format.read(self.bytes.read(self.range(slot, head)), self.width, put);
+    pub unsafe fn rows(&self, slot: usize, head: usize, count: usize) -> &'a [u8] {
+        assert!(count > 0);
+        let bytes = self.range(slot, head).start..self.range(slot + count - 1, head).end;
+        self.bytes.read(bytes)
+    }
+
+    /// Bytes from a head's row to that of the next slot.
+    pub fn row_distance(&self) -> usize {
+        self.heads * self.format.row_bytes(self.width)
     }
 }

@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod cache;
 pub mod elementwise;
+pub mod expanded_attention;
 pub mod expert_hits;
 pub mod expert_rows;
 pub mod experts;

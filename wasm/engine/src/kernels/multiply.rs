@@ -163,6 +163,22 @@ impl FloatElement for u16 {
     }
 }
 
+/// Eight elements, the `i`-th group of a float matrix, as f32.
+///
+/// # Panics
+/// If there is no such group or the format is quantized.
+#[inline(always)]
+pub(super) fn load_group(format: Format, packed: &[u8], i: usize) -> [F32x4; 2] {
+    // SAFETY: the slices have eight elements.
+    unsafe {
+        match format {
+            Format::F32 => f32::load(packed[i * 32..i * 32 + 32].as_ptr() as *const f32),
+            Format::F16 => u16::load(packed[i * 16..i * 16 + 16].as_ptr() as *const u16),
+            _ => panic!("a quantized matrix has no such elements"),
+        }
+    }
+}
+
 fn float_tiles<W: FloatElement>(w: &Matrix, x: Strided, tokens: usize, y: &mut StridedMut) {
     let groups = w.rows.div_ceil(GROUP);
     let mut token = 0;

@@ -114,7 +114,7 @@ pub fn paged_attention(
     });
 
     let values = Values::Cache(value_cache);
-    attend(team, all_heads, batch, block_size, queries, key_cache, values, &mut scratch);
+    attend(team, all_heads, batch, 0..tokens, block_size, queries, key_cache, values, &mut scratch);
 
     team.share(tokens * heads, heads, |items| {
         for item in items {

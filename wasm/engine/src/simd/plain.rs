@@ -92,6 +92,12 @@ impl F32x4 {
     pub fn div(self, other: Self) -> Self {
         self.zip(other, |a, b| a / b)
     }
+    /// This times `factor` plus `term`, in one instruction where there is one: rounded once or twice, as
+    /// machines differ. For what need not be exact.
+    #[inline(always)]
+    pub fn relaxed_mul_add(self, factor: Self, term: Self) -> Self {
+        self.mul(factor).add(term)
+    }
     /// The larger of each pair; NaN where either is.
     #[inline(always)]
     pub fn max(self, other: Self) -> Self {

@@ -105,6 +105,15 @@ impl F32x4 {
     pub fn div(self, other: Self) -> Self {
         Self(f32x4_div(self.0, other.0))
     }
+    /// This times `factor` plus `term`, in one instruction where there is one: rounded once or twice, as
+    /// machines differ. For what need not be exact.
+    #[inline(always)]
+    pub fn relaxed_mul_add(self, factor: Self, term: Self) -> Self {
+        #[cfg(target_feature = "relaxed-simd")]
+        return Self(f32x4_relaxed_madd(self.0, factor.0, term.0));
+        #[cfg(not(target_feature = "relaxed-simd"))]
+        self.mul(factor).add(term)
+    }
     /// The larger of each pair; NaN where either is.
     #[inline(always)]
     pub fn max(self, other: Self) -> Self {

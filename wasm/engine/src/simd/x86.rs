@@ -117,6 +117,12 @@ impl F32x4 {
     pub fn div(self, other: Self) -> Self {
         Self(lanes!(_mm_div_ps(self.0, other.0)))
     }
+    /// This times `factor` plus `term`, in one instruction where there is one: rounded once or twice, as
+    /// machines differ. For what need not be exact.
+    #[inline(always)]
+    pub fn relaxed_mul_add(self, factor: Self, term: Self) -> Self {
+        self.mul(factor).add(term)
+    }
     /// The larger of each pair; NaN where either is.
     #[inline(always)]
     pub fn max(self, other: Self) -> Self {
