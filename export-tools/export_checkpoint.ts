@@ -116,7 +116,14 @@ async function readCompanions(folder: string): Promise<Map<string, Uint8Array>> 
   if (files.has("tokenizer.json")) {
     const name = "tokenizer_config.json";
     const config = files.has(name) ? await readJson(folder, name) as TokenizerConfig : {};
-    Tokenizer.fromJson(text("tokenizer.json"), config).free();
+    const tokenizer = text("tokenizer.json");
+    Tokenizer.fromJson(tokenizer, config).free();
+    files.set("tokenizer.json", new TextEncoder().encode(withoutWhiteSpace(tokenizer)));
   }
   return files;
+}
+
+/** The same JSON without white space beside its strings, which is half of such a file. */
+function withoutWhiteSpace(json: string): string {
+  return json.replace(/("(?:[^"\\]|\\.)*")|\s+/g, "$1");
 }

@@ -4,6 +4,8 @@
  * @module
  */
 
+import { zlibSync } from "fflate";
+
 const folder = new URL("./", import.meta.url).pathname;
 const output = new URL("../src/server/page_files.ts", import.meta.url).pathname;
 
@@ -15,6 +17,10 @@ async function bundle(): Promise<string> {
   return new TextDecoder().decode(stdout);
 }
 
+function packed(text: string): string {
+  return zlibSync(new TextEncoder().encode(text), { level: 9 }).toBase64();
+}
+
 const files = {
   "index.html": await Deno.readTextFile(`${folder}index.html`),
   "page.css": await Deno.readTextFile(`${folder}page.css`),
@@ -23,9 +29,9 @@ const files = {
 const text = [
   "// Built by `deno task build:page` from page/. Do not edit.",
   "",
-  "/** The chat page's files. */",
+  "/** The chat page's files, compressed by zlib, as base64. */",
   'export const pageFiles: Readonly<Record<"index.html" | "page.css" | "page.js", string>> = {',
-  ...Object.entries(files).map(([name, content]) => `  "${name}": ${JSON.stringify(content)},`),
+  ...Object.entries(files).map(([name, content]) => `  "${name}":\n    "${packed(content)}",`),
   "};",
   "",
 ].join("\n");

@@ -3,7 +3,7 @@
  * used; a runtime that compiles no bytes (workerd) is handed compiled modules instead.
  * @module
  */
-import { unzlibSync } from "fflate";
+import { embeddedBytes } from "./embedded_bytes.ts";
 
 /** The WebAssembly modules of this library. */
 export type WasmModuleName =
@@ -59,21 +59,8 @@ export function providedModule(name: WasmModuleName): WebAssembly.Module | undef
 export function wasmModule(name: WasmModuleName, embedded: string): WebAssembly.Module {
   let module = providedModule(name);
   if (!module) {
-    module = new WebAssembly.Module(wasmBytes(embedded));
+    module = new WebAssembly.Module(embeddedBytes(embedded));
     modules.set(name, module);
   }
   return module;
-}
-
-/**
- * The bytes of an embedded module.
- *
- * @param embedded The text of `wasm/dist/<name>.ts`: base64 of what zlib made.
- * @returns The bytes of `wasm/dist/<name>.wasm`, owned by the caller.
- */
-export function wasmBytes(embedded: string): Uint8Array<ArrayBuffer> {
-  const text = atob(embedded);
-  const bytes = new Uint8Array(text.length);
-  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-  return unzlibSync(bytes) as Uint8Array<ArrayBuffer>;
 }

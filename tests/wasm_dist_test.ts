@@ -2,7 +2,7 @@
  * The committed WebAssembly modules are what their sidecars say, and made of the sources beside them.
  */
 import { strict as assert } from "node:assert";
-import { wasmBytes } from "../src/wasm_module.ts";
+import { embeddedBytes } from "../src/embedded_bytes.ts";
 import { artifacts, distFolder, sha256Hex, type Sidecar, sourceHash } from "../wasm/artifacts.ts";
 import { assertSameBytes } from "./same_bytes.ts";
 
@@ -17,6 +17,6 @@ for (const artifact of artifacts) {
     const rebuild = `rebuild with: deno task build:wasm ${name}`;
     assert.equal(await sourceHash(artifact), sidecar.sourceSha256, rebuild);
     const { embedded } = await import(new URL(`${name}.ts`, distFolder).href);
-    assertSameBytes(wasmBytes(embedded), new Uint8Array(wasm), rebuild);
+    assertSameBytes(embeddedBytes(embedded), new Uint8Array(wasm), rebuild);
   });
 }

@@ -2,6 +2,7 @@
  * The chat page, at `/`.
  * @module
  */
+import { embeddedBytes } from "../embedded_bytes.ts";
 import { pageFiles } from "./page_files.ts";
 
 /** Addresses of the page's files. */
@@ -29,7 +30,7 @@ const POLICY = [
 export function pageFile(path: keyof typeof PAGE_PATHS): Response {
   const name = PAGE_PATHS[path];
   const type = TYPES[name.split(".")[1] as keyof typeof TYPES];
-  return new Response(pageFiles[name], {
+  return new Response(embeddedBytes(pageFiles[name]), {
     headers: {
       "content-type": `${type}; charset=utf-8`,
       "content-security-policy": POLICY,

@@ -13,7 +13,7 @@ import {
   serveFolder,
 } from "./runtimes.ts";
 
-const MODULES = ["engine", "engine_relaxed", "tokenizer", "sampler"];
+const MODULES = ["engine_relaxed", "tokenizer", "sampler"];
 
 const WORKER = `
 ${MODULES.map((name) => `import ${name} from "${name}.wasm";`).join("\n")}

@@ -4,7 +4,8 @@
  * @module
  */
 import { BackendError } from "../../errors.ts";
-import { providedModule, wasmBytes, wasmModule, type WasmModuleName } from "../../wasm_module.ts";
+import { embeddedBytes } from "../../embedded_bytes.ts";
+import { providedModule, wasmModule, type WasmModuleName } from "../../wasm_module.ts";
 import { withFixedMemory } from "./fixed_memory.ts";
 import { embedded as simd } from "../../../wasm/dist/engine.ts";
 import { embedded as relaxed } from "../../../wasm/dist/engine_relaxed.ts";
@@ -171,7 +172,7 @@ export function threadsModule(build: EngineBuild, pages: number): WebAssembly.Mo
   if (provided) return provided;
   let fixed = fixedModules.get(build);
   if (fixed?.pages !== pages) {
-    const bytes = withFixedMemory(wasmBytes(EMBEDDED[build]), pages);
+    const bytes = withFixedMemory(embeddedBytes(EMBEDDED[build]), pages);
     fixed = { pages, module: new WebAssembly.Module(bytes) };
     fixedModules.set(build, fixed);
   }
