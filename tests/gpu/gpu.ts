@@ -12,8 +12,9 @@ function hasCommand(command: string): boolean {
   return probe.outputSync().success;
 }
 
-const reasons: Record<"build" | "python" | "nvcc", string | undefined> = {
+const reasons: Record<"build" | "cargo" | "python" | "nvcc", string | undefined> = {
   build: hasCommand("cmake") && hasCommand("g++") ? undefined : "no cmake or g++",
+  cargo: hasCommand("cargo") ? undefined : "no cargo",
   python: python ? undefined : "HYBRIDSEEK_PYTHON is not set",
   nvcc: Deno.env.get("HYBRIDSEEK_GPU_TOOLCHAIN")
     ? undefined

@@ -37,7 +37,7 @@ async function runsSession(weights: "f32" | "int4", architecture: string): Promi
 }
 
 const needsAll = (name: string) => {
-  const { name: full, ignore } = needs(name, "build", "python", "nvcc");
+  const { name: full, ignore } = needs(name, "build", "cargo", "python", "nvcc");
   return hasShared
     ? { name: full, ignore }
     : { name: `${full} (ignored: no ../shared)`, ignore: true };
@@ -63,7 +63,7 @@ for (
   ] as const
 ) {
   const name = `LatentAttention in onnxruntime, as CUDA kernels on ${architecture}, ${cache} cache`;
-  Deno.test(needs(name, "build", "python", "nvcc"), async () => {
+  Deno.test(needs(name, "build", "cargo", "python", "nvcc"), async () => {
     const script = `${repository}tests/python/check_cuda_attention.py`;
     const env = {
       HYBRIDSEEK_CUDART: (await emulator()).runtime,
@@ -83,26 +83,34 @@ async function selftest(env: Record<string, string>): Promise<{ code: number; te
   return { code, text };
 }
 
-Deno.test(needs("hybridseek gpu selftest on the emulated runtime", "build", "nvcc"), async () => {
-  for (const [architecture, lines] of [["sm_80", 6], ["sm_86", 5], ["sm_90a", 6]] as const) {
-    const { code, text } = await selftest({
-      HYBRIDSEEK_CUDART: (await emulator()).runtime,
-      HYBRIDSEEK_EMU_ARCH: architecture,
-    });
-    assert.equal(code, 0);
-    assert.equal(text.match(/^ok /gm)?.length, lines);
-  }
-});
+Deno.test(
+  needs("hybridseek gpu selftest on the emulated runtime", "build", "cargo", "nvcc"),
+  async () => {
+    for (const [architecture, lines] of [["sm_80", 6], ["sm_86", 5], ["sm_90a", 6]] as const) {
+      const { code, text } = await selftest({
+        HYBRIDSEEK_CUDART: (await emulator()).runtime,
+        HYBRIDSEEK_EMU_ARCH: architecture,
+      });
+      assert.equal(code, 0);
+      assert.equal(text.match(/^ok /gm)?.length, lines);
+    }
+  },
+);
 
-Deno.test(needs("without a GPU the selftest says what is missing", "build", "nvcc"), async () => {
-  const none = await selftest({ HYBRIDSEEK_CUDART: "/nowhere/libcudart.so.13" });
-  assert.notEqual(none.code, 0);
-  assert.match(none.text, /nowhere\/libcudart\.so\.13.*pip install nvidia-cuda-runtime/);
-  const { cudaHome } = await cudaToolchain(`${repository}gpu/`);
-  const library = `${cudaHome}/lib/libcudart.so.13`;
-  const hasDriver = new Deno.Command("sh", { args: ["-c", "ldconfig -p | grep -q libcuda.so.1"] });
-  if (hasDriver.outputSync().success) return;
-  const idle = await selftest({ HYBRIDSEEK_CUDART: library });
-  assert.notEqual(idle.code, 0);
-  assert.match(idle.text, /libcudart\.so\.13 finds no device .*driver 580/);
-});
+Deno.test(
+  needs("without a GPU the selftest says what is missing", "build", "cargo", "nvcc"),
+  async () => {
+    const none = await selftest({ HYBRIDSEEK_CUDART: "/nowhere/libcudart.so.13" });
+    assert.notEqual(none.code, 0);
+    assert.match(none.text, /nowhere\/libcudart\.so\.13.*pip install nvidia-cuda-runtime/);
+    const { cudaHome } = await cudaToolchain(`${repository}gpu/`);
+    const library = `${cudaHome}/lib/libcudart.so.13`;
+    const hasDriver = new Deno.Command("sh", {
+      args: ["-c", "ldconfig -p | grep -q libcuda.so.1"],
+    });
+    if (hasDriver.outputSync().success) return;
+    const idle = await selftest({ HYBRIDSEEK_CUDART: library });
+    assert.notEqual(idle.code, 0);
+    assert.match(idle.text, /libcudart\.so\.13 finds no device .*driver 580/);
+  },
+);
