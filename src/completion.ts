@@ -2,7 +2,9 @@
  * A request on its way through the engine: tokens become text, and both become the caller's result.
  * @module
  */
-import type { ConstrainedTexts, Constraints } from "./constraints/constraints.ts";
+import { CallConstraint, holdCalls } from "./constraints/call_constraint.ts";
+import type { Matcher } from "./constraints/constraint_module.ts";
+import type { Constraints, HeldConstraint } from "./constraints/constraints.ts";
 import type { Engine } from "./engine/engine.ts";
 import type { RequestOptions } from "./engine/engine_options.ts";
 import type { GeneratedChoice } from "./engine/generation.ts";
@@ -29,7 +31,7 @@ export interface CompletionOptions {
   eosTokenIds: readonly number[];
   /** Makes text; without one there is none. */
   tokenizer: Tokenizer | undefined;
-  /** Where `params.structuredOutputs`, if there are any, are compiled. */
+  /** Where `params.structuredOutputs` and strict tools, if there are any, are compiled. */
   constraints: Constraints | undefined;
   /** How tools are called, where there are any. */
   tools: ToolsInUse | undefined;
@@ -41,7 +43,8 @@ export interface CompletionOptions {
 export class Completion {
   readonly #options: CompletionOptions;
   readonly #texts: (CompletionText | ToolCallText | undefined)[];
-  #constrained: ConstrainedTexts | undefined;
+  /** Where constrained texts stand, one for each choice. */
+  #constrained: (Matcher | CallConstraint)[] = [];
 
   /** @param options What is to be completed. */
   constructor(options: CompletionOptions) {
@@ -57,18 +60,30 @@ export class Completion {
    *
    * @param engine Where.
    * @param options How it is to be treated.
-   * @returns The result. Throws as {@linkcode Engine.generate} and {@linkcode Constraints.begin} do.
+   * @returns The result. Throws as {@linkcode Engine.generate} and {@linkcode Constraints.hold} do.
    */
   async run(engine: Engine, options: RequestOptions): Promise<RequestOutput> {
-    const { params: { structuredOutputs, n }, constraints } = this.#options;
-    if (structuredOutputs) {
-      this.#constrained = await constraints!.begin(structuredOutputs, n);
-    }
+    const held = await this.#hold();
+    if (!held) return await this.#run(engine, options);
     try {
+      const { params: { structuredOutputs, n }, eosTokenIds, tools } = this.#options;
+      this.#constrained = Array.from(
+        { length: n },
+        () =>
+          structuredOutputs
+            ? held.begin()
+            : new CallConstraint(held, tools!.format, eosTokenIds, tools!.begun),
+      );
       return await this.#run(engine, options);
     } finally {
-      this.#constrained?.release();
+      held.release();
     }
+  }
+
+  async #hold(): Promise<HeldConstraint | undefined> {
+    const { params: { structuredOutputs }, constraints, tools } = this.#options;
+    if (structuredOutputs) return await constraints!.hold(structuredOutputs);
+    return tools?.strict && await holdCalls(constraints!, tools.strict);
   }
 
   async #run(engine: Engine, options: RequestOptions): Promise<RequestOutput> {
@@ -78,7 +93,7 @@ export class Completion {
       params,
       eosTokenIds,
       ...options,
-      allowedTokens: (choice) => this.#constrained?.matchers[choice]?.allowed(),
+      allowedTokens: (choice) => this.#constrained[choice]?.allowed(),
       onToken: (choice, token, ends) => this.#takeToken(choice, token, ends),
       onFinish: (choice) => {
         const rest = this.#texts[choice.index]?.finish(choice.finishReason === "stop");
@@ -105,7 +120,7 @@ export class Completion {
 
   #takeToken(choice: number, token: SampledToken, ends: boolean): string | undefined {
     const { params, listener } = this.#options;
-    if (!ends) this.#constrained?.matchers[choice]?.take(token.tokenId);
+    if (!ends) this.#constrained[choice]?.take(token.tokenId);
     // A token that ends the text is no part of it, as in vLLM.
     const silent = ends && !params.includeStopStrInOutput;
     const grown = silent ? undefined : this.#texts[choice]?.push(token.tokenId);

@@ -4,6 +4,7 @@
  */
 import type { BackendInfo, ExpertStats } from "./backend/backend.ts";
 import { Completion, type CompletionListener } from "./completion.ts";
+import { grammarOfCalls } from "./constraints/call_constraint.ts";
 import { Constraints } from "./constraints/constraints.ts";
 import { type CacheKind, readCacheFile, writeCacheFile } from "./engine/cache_file.ts";
 import { Engine, type EngineStats } from "./engine/engine.ts";
@@ -428,7 +429,7 @@ export class LLM {
     checkAgainstVocabulary(resolved, this.spec.vocabSize);
     if (resolved.stop.length > 0) void this.tokenizer; // throws where there is none
     const { eosTokenIds } = this.#config;
-    if (resolved.structuredOutputs) {
+    if (resolved.structuredOutputs || tools?.strict) {
       this.#constraints ??= new Constraints(this.tokenizer, this.spec.vocabSize, eosTokenIds);
     }
     return new Completion({
@@ -469,7 +470,7 @@ export class LLM {
         return {
           text: text + begun.text,
           tokenIds: tokenIds.concat(begun.tokenIds),
-          tools: { format, begun: begun.tokenIds },
+          tools: { format, begun: begun.tokenIds, strict: grammarOfCalls(given) },
           oneCall: !parallelToolCalls || typeof choice === "object",
         };
       }

@@ -26,11 +26,11 @@ interface Entry {
   users: number;
 }
 
-/** Where a request's texts stand under its constraint. */
-export interface ConstrainedTexts {
-  /** One for each choice. */
-  readonly matchers: readonly Matcher[];
-  /** To be called once, when the request has ended. */
+/** A constraint that a request uses. */
+export interface HeldConstraint {
+  /** Begins a text. @returns Where it stands. @throws {InvalidArgumentError} If there is no memory left. */
+  begin(): Matcher;
+  /** Ends all texts. To be called once, when the request has ended. */
   release(): void;
 }
 
@@ -55,16 +55,15 @@ export class Constraints {
   }
 
   /**
-   * Begins texts under a constraint.
+   * Gives out a constraint.
    *
-   * @param outputs The constraint.
-   * @param count How many texts.
-   * @returns Where they stand.
+   * @param outputs Which.
+   * @returns It.
    * @throws {InvalidArgumentError} If it is malformed, asks for what can not be kept to, or is over a limit.
    * @throws {OverloadError} If too many different ones are in use.
    * @throws {UnsupportedError} If the model has no token that ends a text.
    */
-  async begin(outputs: ResolvedStructuredOutputs, count: number): Promise<ConstrainedTexts> {
+  async hold(outputs: ResolvedStructuredOutputs): Promise<HeldConstraint> {
     const key = `${outputs.kind} ${outputs.text}`;
     const entry = this.#entries.get(key) ?? this.#add(key, outputs);
     this.#entries.delete(key);
@@ -75,14 +74,19 @@ export class Constraints {
     };
     try {
       const constraint = await entry.compiled;
-      const matchers = Array.from({ length: count }, () => constraint.begin());
+      const matchers: Matcher[] = [];
+      const begin = () => {
+        const matcher = constraint.begin();
+        matchers.push(matcher);
+        return matcher;
+      };
       const release = () => {
         for (const matcher of matchers) matcher.end();
         entry.users--;
         if (constraint.broken) forget();
         for (const [idle] of this.#idle().slice(0, -MOST_IDLE)) this.#entries.delete(idle);
       };
-      return { matchers, release };
+      return { begin, release };
     } catch (error) {
       entry.users--;
       forget();

@@ -63,7 +63,7 @@ const KINDS: Record<ResolvedStructuredOutputs["kind"], OutputKind> = {
       `deep, ${MOST.objects} objects, ${MOST.values} values, ${MOST.members} members of an object, ` +
       `${MOST.patterns} patterns of property names, ${MOST.ranges} objects with a minimum or ` +
       `maximum, and ${MOST.multiples} for the product of the digits of all "multipleOf"`,
-    textOf: schemaText,
+    textOf: schemaTextOf,
   },
   regex: {
     expected: `a regular expression of 1 to ${MOST.regexBytes} bytes`,
@@ -106,7 +106,13 @@ function choiceText(value: unknown): string | undefined {
   return isText(text, MOST.bytes) ? text : undefined;
 }
 
-function schemaText(value: unknown): string | undefined {
+/**
+ * A JSON schema as text.
+ *
+ * @param value A schema or its text.
+ * @returns The text; `undefined` if it is none, or over a limit.
+ */
+export function schemaTextOf(value: unknown): string | undefined {
   try {
     // A text stays as it is, with its order of properties and its digits.
     if (typeof value === "string" && !isText(value, MOST.bytes)) return undefined;

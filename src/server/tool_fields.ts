@@ -6,7 +6,6 @@ import { z } from "@hono/zod-openapi";
 import type { ToolOptions } from "../llm.ts";
 import type { CompletionOutput, StreamEvent } from "../outputs.ts";
 import type { FunctionTool } from "../text/tool_format.ts";
-import { ApiError } from "./api_error.ts";
 import { list } from "./bounded.ts";
 
 /** The fields, as {@linkcode toolFields} has checked them. */
@@ -60,7 +59,6 @@ export const toolCalls: z.ZodType = list(
  *
  * @param fields Checked.
  * @returns The library's options.
- * @throws {ApiError} 400 if arguments were to be held to their schema.
  */
 export function toolsOf(
   { tools = [], tool_choice = "auto", parallel_tool_calls }: ToolFields,
@@ -68,28 +66,18 @@ export function toolsOf(
   if (tool_choice === "none") return {};
   return {
     toolChoice: typeof tool_choice === "object" ? { name: tool_choice.function.name } : tool_choice,
-    tools: tools.map(({ function: { strict, ...called } }: Given, index) => {
-      if (strict) {
-        const param = `tools[${index}].function.strict`;
-        const message =
-          `Cannot use ${param}: nothing holds arguments to their schema; leave it out.`;
-        throw new ApiError(400, message, { param, code: "unsupported" });
-      }
-      const { name, description, parameters } = called;
-      return {
-        type: "function",
-        function: {
-          name,
-          description: description ?? undefined,
-          parameters: parameters ?? undefined,
-        },
-      };
-    }),
+    tools: tools.map(({ function: { name, description, parameters, strict } }) => ({
+      type: "function",
+      function: {
+        name,
+        description: description ?? undefined,
+        parameters: parameters ?? undefined,
+        strict: strict ?? undefined,
+      },
+    })),
     parallelToolCalls: parallel_tool_calls,
   };
 }
-
-type Given = FunctionTool & { function: { strict?: boolean | null } };
 
 /** An assistant's message. @param output What the model wrote. @returns In OpenAI's words. */
 export function messageOf({ text, toolCalls }: CompletionOutput): object {

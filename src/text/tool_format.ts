@@ -3,6 +3,7 @@
  * DeepSeek generations from V2.5 on do.
  * @module
  */
+import type { ResolvedStructuredOutputs } from "../constraints/structured_outputs.ts";
 import { InvalidArgumentError } from "../errors.ts";
 import { type ChatMessage, plainMessages, plainValue } from "./chat_message.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -19,6 +20,11 @@ export interface FunctionTool {
     description?: string;
     /** Its arguments, as a JSON schema of an object. Default: none. */
     parameters?: unknown;
+    /**
+     * Whether names and arguments are held to what is given: of calls, once one of the functions is strict, those
+     * of the others to any object. Schemas as `structuredOutputs.json` takes them. Default false.
+     */
+    strict?: boolean;
   };
 }
 
@@ -46,6 +52,8 @@ export interface ToolsInUse {
   format: ToolFormat;
   /** What the prompt ends with of a call that must be made; it belongs to the answer. */
   begun: readonly number[];
+  /** What calls are held to, if a function is strict. */
+  strict?: ResolvedStructuredOutputs;
 }
 
 /** What a token that steers a call means. */
@@ -238,7 +246,7 @@ export function checkTools(tools: readonly FunctionTool[]): readonly FunctionToo
     if (type !== "function" || typeof called !== "object" || called === null) {
       throw invalid(field, '{ type: "function", function: { name, parameters } }');
     }
-    const { name, description } = called;
+    const { name, description, strict } = called;
     if (typeof name !== "string" || !/^[\w.-]{1,64}$/.test(name) || names.has(name)) {
       throw invalid(
         `${field}.function.name`,
@@ -247,6 +255,9 @@ export function checkTools(tools: readonly FunctionTool[]): readonly FunctionToo
     }
     if (description !== undefined && typeof description !== "string") {
       throw invalid(`${field}.function.description`, "a string");
+    }
+    if (strict !== undefined && typeof strict !== "boolean") {
+      throw invalid(`${field}.function.strict`, "true or false");
     }
     names.add(name);
   }

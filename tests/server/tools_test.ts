@@ -4,9 +4,12 @@
  * OpenAI's.
  */
 import { strict as assert } from "node:assert";
+import { Ajv2020 } from "npm:ajv@8.17.1/dist/2020.js";
 import { createServer } from "../../src/server/mod.ts";
 import type { FunctionTool } from "../../mod.ts";
 import { ask, errorOf, model, serverOf, stream } from "./serving.ts";
+import { toolTemplate, withToolTokens } from "../text/tool_tokens.ts";
+import { scriptedModel } from "./scripted_model.ts";
 import { callOf, CALLS, CALLS_END, toolModel } from "./tool_model.ts";
 
 const path = "/v1/chat/completions";
@@ -172,6 +175,77 @@ Deno.test("a call that must be made is begun in the prompt, and is the answer's"
   }
 });
 
+/** Strict functions that any text under them ends soon. */
+const strictTools = [
+  {
+    name: "get_weather",
+    parameters: {
+      type: "object",
+      properties: {
+        location: { enum: ["Tokyo", "Paris"] },
+        days: { type: "integer", maximum: 9, minimum: 1 },
+      },
+      required: ["location", "days"],
+      additionalProperties: false,
+    },
+  },
+  { name: "get_weather.now", parameters: undefined },
+].map((called) => ({ type: "function", function: { ...called, strict: true } }));
+
+/** Whether a call keeps to its function, by another's judgement. */
+function checkStrictCall({ function: { name, arguments: json } }: ReturnType<typeof called>) {
+  const tool = strictTools.find((tool) => tool.function.name === name);
+  assert(tool, `no function is named ${name}`);
+  const schema = tool.function.parameters ?? { type: "object", maxProperties: 0 };
+  assert(new Ajv2020().validate(schema, JSON.parse(json)), `${name}: ${json}`);
+}
+
+Deno.test("strict functions hold a call to its name and schema, whatever the model wants", async () => {
+  const wild = scriptedModel({
+    ...{ tokenizerJson: withToolTokens, chatTemplate: toolTemplate },
+    next: (tokenIds) => (tokenIds.length * 7919 + tokenIds.at(-1)! * 31) % 4096,
+  });
+  const server = createServer(wild.llm);
+  const named = { type: "function", function: { name: "get_weather.now" } };
+  const names = new Set<string>();
+  for (const tool_choice of ["required", named]) {
+    for (let seed = 0; seed < 8; seed++) {
+      const sampled = { temperature: 1, seed, max_tokens: 400, parallel_tool_calls: false };
+      const fields = { messages, tools: strictTools, tool_choice, ...sampled };
+      const { choices: [{ message, finish_reason }] } = await ask(server, path, fields);
+      assert.deepEqual([message.tool_calls?.length, finish_reason], [1, "tool_calls"]);
+      checkStrictCall(message.tool_calls[0]);
+      names.add(message.tool_calls[0].function.name);
+    }
+  }
+  assert.equal(names.size, 2);
+  // A call that the model begins by itself, with a function that there is not.
+  const wrong = CALLS + callOf("get_moon", '{"phase": 5}') + CALLS_END;
+  const { choices: [{ message }] } = await ask(serverThatSays(wrong), path, {
+    ...{ messages, tools: strictTools, max_tokens: 400 },
+  });
+  assert.equal(message.tool_calls.length, 1);
+  checkStrictCall(message.tool_calls[0]);
+});
+
+Deno.test("strict functions change nothing of calls that keep to them", async () => {
+  const parameters = { type: "object", properties: { location: { type: "string" } } };
+  const strict = [{
+    type: "function",
+    function: { name: "get_weather", parameters, strict: true },
+  }];
+  const lax = [...strict, { type: "function", function: { name: "other" } }];
+  for (
+    const fields of [{ tools: strict }, { tools: lax }, { tools: strict, tool_choice: "required" }]
+  ) {
+    const server = createServer(
+      toolModel((prompt) => prompt.endsWith("<｜Assistant｜>") ? twoCalls : "").llm,
+    );
+    const { choices: [{ message }] } = await ask(server, path, { messages, ...fields });
+    assert.deepEqual(withoutIds(message.tool_calls), places.map((json) => called(json)));
+  }
+});
+
 Deno.test("a result comes back as a message with role tool", async () => {
   const prompts: string[] = [];
   const { llm } = toolModel((prompt) => {
@@ -227,12 +301,19 @@ Deno.test("llm.chat and llm.stream give typed calls", async () => {
 
 Deno.test("what can not be held to, and tools of a model that knows none, are 400 by name", async () => {
   const server = createServer(toolModel(() => "").llm);
-  const strict = [{ type: "function", function: { ...tools[0]!.function, strict: true } }];
+  const strict = (parameters: object) => [{
+    type: "function",
+    function: { name: "f", strict: true, parameters },
+  }];
   const cases: [string, object][] = [
     ["tool_choice", { tool_choice: "required" }],
     ["tool_choice", { tools, tool_choice: "any" }],
     ["tool_choice", { tools, tool_choice: { type: "function", function: { name: "get_moon" } } }],
-    ["tools[0].function.strict", { tools: strict }],
+    ["tools[0].function.strict", {
+      tools: [{ type: "function", function: { name: "f", strict: 1 } }],
+    }],
+    ["tools[0].function.parameters", { tools: strict({ enum: Array(9000).fill(1) }) }],
+    ["tools", { tools: strict({ type: "object", not: {} }) }],
     ["tools[0].type", { tools: [{ type: "web_search" }] }],
     ["tools[0].function.name", { tools: [{ type: "function", function: { name: "a b" } }] }],
     ["tools[1].function.name", { tools: [...tools, ...tools] }],

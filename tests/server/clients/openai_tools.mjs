@@ -2,6 +2,8 @@
 import assert from "node:assert/strict";
 import process from "node:process";
 import OpenAI from "openai";
+import { zodFunction } from "openai/helpers/zod";
+import { z } from "zod";
 
 const { address, key, model, answer, degrees } = JSON.parse(process.argv[2]);
 const client = new OpenAI({ baseURL: `${address}/v1`, apiKey: key, maxRetries: 0 });
@@ -55,3 +57,13 @@ const forced = await client.chat.completions.create({
   ...{ model, messages, tools, tool_choice: { type: "function", function: { name: "get_weather" } } },
 });
 assert.deepEqual(placesOf(forced.choices[0].message.tool_calls), places.slice(0, 1));
+
+// The client's helper makes functions strict, and parses their arguments.
+const parsed = await client.chat.completions.parse({
+  ...{ model, messages },
+  tools: [zodFunction({ name: "get_weather", parameters: z.object({ place: z.string() }) })],
+});
+assert.deepEqual(
+  parsed.choices[0].message.tool_calls.map((call) => call.function.parsed_arguments),
+  places.map((place) => ({ place })),
+);
