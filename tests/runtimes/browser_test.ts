@@ -2,6 +2,7 @@
  * The bundled module in a real browser, on a page and in a worker: the same text as Deno.
  */
 import { strict as assert } from "node:assert";
+import { type CompletionOutput, LLM, type RequestOutput } from "../../mod.ts";
 import { bundleFolder, denoOutputs, needsRuntimes, request, serveFolder } from "./runtimes.ts";
 
 const CHROMIUM = "/usr/bin/chromium";
@@ -42,6 +43,14 @@ const GENERATE = `
     await llm.close();
     return { outputs: result.outputs, loaded: steps.at(-1), build: llm.info.build,
       threads: llm.info.threads, ...evictions > 0 ? { onDemand: true } : {} };
+  }
+  export async function resume({ prompt, params, choice }) {
+    const llm = await LLM.open(served);
+    await llm.loadCache(new Uint8Array(await (await fetch("/saved.cache")).arrayBuffer()));
+    const [{ cachedTokens, outputs: [{ tokenIds }] }] = await llm.generate(prompt, params);
+    const [{ outputs: [{ text }] }] = await llm.generate(prompt, { structuredOutputs: { choice } });
+    await llm.close();
+    return { cachedTokens, tokenIds, chosen: choice.includes(text) };
   }`;
 const WORKER = `
   import { generate } from "./generate.js";
@@ -55,6 +64,23 @@ function exists(path: string): boolean {
   } catch {
     return false;
   }
+}
+
+/** A text that has been generated to its middle: the request to go on with, its cache, the tokens to come. */
+async function begun() {
+  await using llm = await LLM.open();
+  const { prompt, params } = request;
+  const [{ promptTokenIds, outputs: [{ tokenIds }] }] = await llm.generate(prompt, params) as [
+    RequestOutput & { outputs: [CompletionOutput] },
+  ];
+  const sofar = { promptTokenIds: [...promptTokenIds, ...tokenIds.slice(0, 20)] };
+  const rest = tokenIds.slice(20);
+  const asked = {
+    prompt: sofar,
+    params: { ...params, maxTokens: rest.length },
+    choice: ["a red ball", "a blue kite"],
+  };
+  return { asked, file: await llm.saveCache(sofar), rest };
 }
 
 const missing = exists(CHROMIUM) ? undefined : `no ${CHROMIUM}`;
@@ -113,6 +139,14 @@ Deno.test(
         onDemand: true,
       });
       await assert.rejects(onPage({ hugePages: true }), /only Linux is asked for them/);
+      // What was begun in Deno goes on here; and an output of a given form.
+      const { asked, file, rest } = await begun();
+      await Deno.writeFile(`${folder}/saved.cache`, file);
+      const resumed = await page.evaluate(async (given: unknown) => {
+        const { resume } = await import("/generate.js" as string);
+        return await resume(given);
+      }, asked);
+      assert.deepEqual(resumed, { cachedTokens: 16, tokenIds: rest, chosen: true });
       // Without the headers that isolate a page there is no shared memory.
       await page.goto(`${server.address}/index.html?plain`);
       assert.deepEqual(await onPage({}), want);

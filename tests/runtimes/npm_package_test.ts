@@ -40,6 +40,11 @@ for (const { name, npm, program, build, ffi } of runtimes) {
        if (!Tokenizer || !Sampler || !exportCheckpoint) throw new Error("an export is missing");
        const llm = await LLM.open();
        const [result] = await llm.generate(${JSON.stringify(prompt)}, ${JSON.stringify(params)});
+       const choice = ["a red ball", "a blue kite"];
+       const [chosen] = await llm.generate(${
+        JSON.stringify(prompt)
+      }, { structuredOutputs: { choice } });
+       if (!choice.includes(chosen.outputs[0].text)) throw new Error(chosen.outputs[0].text);
        await llm.close();
        const threaded = await LLM.open(undefined, { threads: 2 });
        const [same] = await threaded.generate(${JSON.stringify(prompt)}, ${JSON.stringify(params)});
