@@ -1,8 +1,10 @@
 """Python's `openai`, unchanged, against a running server. Argument: JSON with address, key and what is wanted."""
 import json
 import sys
+from typing import Literal
 
 import openai
+import pydantic
 
 given = json.loads(sys.argv[1])
 client = openai.OpenAI(base_url=given["address"] + "/v1", api_key=given["key"], max_retries=0)
@@ -42,9 +44,21 @@ try:
     raise SystemExit("a prompt longer than the context was not refused")
 except openai.BadRequestError as error:
     assert error.code == "context_length_exceeded", error
+
+class Animal(pydantic.BaseModel):
+    name: Literal["cat", "dog"]
+    legs: Literal[4]
+
+
+parsed = client.chat.completions.parse(**{**options, "max_tokens": 300}, response_format=Animal)
+assert parsed.choices[0].message.parsed.legs == 4, parsed
+anything = client.chat.completions.create(
+    **{**options, "max_tokens": 1}, response_format={"type": "json_object"}
+)
+assert anything.choices[0].message.content.startswith("{"), anything
 try:
-    client.chat.completions.create(**options, response_format={"type": "json_object"})
-    raise SystemExit("response_format was not refused")
+    client.chat.completions.create(**options, modalities=["text", "audio"])
+    raise SystemExit("modalities was not refused")
 except openai.BadRequestError as error:
-    assert error.param == "response_format", error
+    assert error.param == "modalities", error
 print("ok")
