@@ -6,8 +6,8 @@
  * scheduler, sampler (of 102,400 tokens), text, JSON, events and HTTP. The clients are a process of their own.
  *
  * With a model, the time from step to step is compared with the time that the model alone takes for a step, of
- * as many tokens as there are streams. What is left behind shows at the ends of four quarters, after a garbage collection: memory,
- * open files, blocks. The bench fails if requests fail or anything grows.
+ * as many tokens as there are streams. What is left behind shows after each of four quarters, when no request
+ * runs and garbage is collected: memory, open files, blocks. The bench fails if requests fail or anything grows.
  * @module
  */
 import { basename } from "node:path";
@@ -83,24 +83,30 @@ await new Command("serve")
     await clients(Math.min(3, seconds)); // warm
     const idle = await held(llm);
     const quarters: Held[] = [];
-    const timer = setInterval(async () => quarters.push(await held(llm)), seconds * 1e3 / 4.1);
     const before = llm.stats();
     steps.length = 0;
     const sampler = timeSampler();
-    const begun = performance.now();
-    const cpu = process.cpuUsage();
-    const report = await clients(seconds);
-    const { user, system } = process.cpuUsage(cpu);
-    const wall = (performance.now() - begun) / 1e3;
-    clearInterval(timer);
+    const report: ClientReport = { streams: 0, tokens: 0, errors: [] };
+    let [wall, cpu] = [0, 0];
+    for (let quarter = 0; quarter < 4; quarter++) {
+      const begun = performance.now();
+      const used = process.cpuUsage();
+      const part = await clients(seconds / 4);
+      const { user, system } = process.cpuUsage(used);
+      wall += (performance.now() - begun) / 1e3;
+      cpu += user + system;
+      report.streams += part.streams;
+      report.tokens += part.tokens;
+      report.errors.push(...part.errors);
+      await new Promise((resolve) => setTimeout(resolve, 1000)); // sockets close
+      quarters.push(await held(llm));
+    }
     const count = llm.stats().steps - before.steps;
     await server.drain();
-    await new Promise((resolve) => setTimeout(resolve, 1000)); // sockets close
-    const after = await held(llm);
-    const cpuMicroseconds = (user + system) / report.tokens;
+    const cpuMicroseconds = cpu / report.tokens;
     const samplerMicroseconds = sampler.milliseconds * 1e3 / report.tokens;
     const stepServed = middle(steps, streams, ({ begun }, next) => next.begun - begun);
-    const grown = growth(idle, quarters, after);
+    const grown = growth(idle, quarters);
     const results = await Results.begin("serve", {});
     results.add({
       ...{ model: real ? basename(model ?? "embedded") : "script", streams, seconds },
@@ -124,7 +130,7 @@ await new Command("serve")
         },
       errors: report.errors.length + errors.length,
       firstErrors: [...report.errors, ...errors].slice(0, 3),
-      ...{ idle, quarters, after, grown },
+      ...{ idle, quarters, grown },
     });
     await listener.shutdown();
     await llm.close();
@@ -205,16 +211,16 @@ async function held(llm: LLM): Promise<Held> {
   return { rssMiB: rss / 2 ** 20, heapMiB: heapUsed / 2 ** 20, files, heldBlocks, cachedBlocks };
 }
 
-/** What grew, in words. */
-function growth(idle: Held, quarters: readonly Held[], after: Held): string[] {
+/** What grew from the second quarter to the last, or is held though nothing runs, in words. */
+function growth(idle: Held, quarters: readonly Held[]): string[] {
   const [early, late] = [quarters[1]!, quarters.at(-1)!];
   const larger = (field: "rssMiB" | "heapMiB") =>
     late[field] > early[field] * (1 + CHANCE.part) + CHANCE.mebibytes;
   return [
     ...(larger("rssMiB") ? ["memory"] : []),
     ...(larger("heapMiB") ? ["heap"] : []),
-    ...(after.files > idle.files ? ["open files"] : []),
-    ...(after.heldBlocks > 0 ? ["blocks"] : []),
+    ...(late.files > idle.files ? ["open files"] : []),
+    ...(late.heldBlocks > 0 ? ["blocks"] : []),
   ];
 }
 
