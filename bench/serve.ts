@@ -14,7 +14,7 @@ import { basename } from "node:path";
 import process from "node:process";
 import { Command } from "commander";
 import type { Backend } from "../src/backend/backend.ts";
-import { nextTask } from "../src/backend/wasm/next_task.ts";
+import { nextTask } from "../src/next_task.ts";
 import { number } from "../src/cli/model_options.ts";
 import { LLM } from "../src/llm.ts";
 import { openModel } from "../src/open_model.ts";

@@ -2,7 +2,7 @@
  * The constraints of a model's requests: one for all that ask for the same, kept for a while.
  * @module
  */
-import { nextTask } from "../backend/wasm/next_task.ts";
+import { nextTask } from "../next_task.ts";
 import { OverloadError, UnsupportedError } from "../errors.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import {

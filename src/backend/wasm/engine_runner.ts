@@ -6,7 +6,7 @@ import { BackendError } from "../../errors.ts";
 import { sha256 } from "../../sha256.ts";
 import { type EngineBuild, instantiateEngine, isWide } from "./engine_module.ts";
 import { type MemoryPlan, outOfMemory } from "./memory_plan.ts";
-import { nextTask } from "./next_task.ts";
+import { nextTask } from "../../next_task.ts";
 import type { WorkerTeam } from "./worker_team.ts";
 
 /** Bytes that move within a memory. */
