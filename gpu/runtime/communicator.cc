@@ -5,6 +5,8 @@
 #include <map>
 #include <mutex>
 
+#include "../abi/ort.h"
+
 namespace hybridseek {
 
 namespace {
@@ -48,6 +50,17 @@ std::shared_ptr<Communicator> find_communicator(int64_t number) {
   std::lock_guard<std::mutex> lock(registry_mutex);
   auto known = registry.find(number);
   return known == registry.end() ? nullptr : known->second.lock();
+}
+
+void PointToPoint::exchange(const std::vector<Message>& sends, const std::vector<Message>& receives,
+                            bool bounded) {
+  if (!reason_.empty()) throw Error(kOrtFail, reason_);
+  try {
+    move(sends, receives, bounded);
+  } catch (const Error& error) {
+    abort(error.what());
+    throw;
+  }
 }
 
 void PointToPoint::all_reduce(const float* from, float* to, size_t count, void* stream) {

@@ -63,8 +63,13 @@ class PointToPoint : public Communicator {
     size_t bytes;
   };
   // Sends and receives messages, at most one to and one from each other rank.
-  virtual void exchange(const std::vector<Message>& sends, const std::vector<Message>& receives,
-                        bool bounded = true) = 0;
+  virtual void move(const std::vector<Message>& sends, const std::vector<Message>& receives, bool bounded) = 0;
+
+  std::string reason_;  // why it failed
+
+ private:
+  // Moves messages; what fails here ends the call of all.
+  void exchange(const std::vector<Message>& sends, const std::vector<Message>& receives, bool bounded = true);
 };
 
 // How ranks over TCP find each other: rank 0 listens at an address, the others come to it.

@@ -140,20 +140,9 @@ class Mpi : public PointToPoint {
     }
   }
 
- protected:
-  void exchange(const std::vector<Message>& sends, const std::vector<Message>& receives,
-                bool bounded) override {
-    if (!reason_.empty()) throw failure(reason_);
-    try {
-      move(sends, receives, bounded);
-    } catch (const Error& error) {
-      abort(error.what());
-      throw;
-    }
-  }
-
  private:
-  void move(const std::vector<Message>& sends, const std::vector<Message>& receives, bool bounded) {
+  void move(const std::vector<Message>& sends, const std::vector<Message>& receives,
+            bool bounded) override {
     std::vector<Handle> requests;
     auto pieces = [&](const Message& message, auto start_one) {
       for (size_t at = 0; at < message.bytes;) {
@@ -200,7 +189,6 @@ class Mpi : public PointToPoint {
 
   const Library& mpi_;
   const std::chrono::milliseconds timeout_;
-  std::string reason_;  // why it failed
 };
 
 }  // namespace

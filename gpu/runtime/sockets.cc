@@ -204,18 +204,6 @@ class Sockets : public PointToPoint {
     }
   }
 
- protected:
-  void exchange(const std::vector<Message>& sends, const std::vector<Message>& receives,
-                bool bounded) override {
-    if (!reason_.empty()) throw failure(reason_);
-    try {
-      move(sends, receives, bounded);
-    } catch (const Error& error) {
-      abort(error.what());
-      throw;
-    }
-  }
-
  private:
   struct Peer {
     Socket socket;
@@ -347,7 +335,8 @@ class Sockets : public PointToPoint {
     return guest;
   }
 
-  void move(const std::vector<Message>& sends, const std::vector<Message>& receives, bool bounded) {
+  void move(const std::vector<Message>& sends, const std::vector<Message>& receives,
+            bool bounded) override {
     std::vector<Flow> out, in;
     for (const Message& message : sends) {
       Flow flow{message, {}, 0};
@@ -453,7 +442,6 @@ class Sockets : public PointToPoint {
 
   const std::chrono::milliseconds timeout_;
   std::vector<Peer> peers_;
-  std::string reason_;  // why it failed
 };
 
 }  // namespace
