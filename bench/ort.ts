@@ -64,6 +64,11 @@ await benchCommand("ort", "Time decoding against stock onnxruntime-node.")
         oursTokensPerSecond: median(ours),
         ortTokensPerSecond: median(theirs[best]),
         ratio: ratioOf(ours, theirs[best]),
+        ratios: {
+          packed: ratioOf(ours, theirs.packed),
+          unpacked: ratioOf(ours, theirs.unpacked),
+          int8: ratioOf(ours, theirs.int8),
+        },
       });
     } finally {
       await Deno.remove(quantizing, { recursive: true });
