@@ -3,7 +3,7 @@
  * runs the function bodies of the same file with as many threads. The fastest of three ways counts: weights
  * packed, weights as they are, and packed with activations quantized to int8 as ours are, for which a copy
  * of the graph says `accuracy_level` 4. Without that onnxruntime takes most of a token's time for the int8 head;
- * with it the head runs about as fast as ours and, of one layer, is most of what our side does.
+ * with it the head takes less than twice our time, and of one layer it is most of what our side does.
  * @module
  */
 import { dirname, resolve } from "node:path";

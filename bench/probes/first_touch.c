@@ -2,7 +2,7 @@
 // fresh memory can not beat. Usage: first_touch <threads> <bytes> <huge pages: 0 or 1>
 //
 // There are two rounds, the first and the better one are told: in a virtual machine, memory that was free for some
-// seconds must first come back from the host, which can take ten times as long as all else.
+// seconds must first come back from the host, which can take several times as long as all else.
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdio.h>
