@@ -35,26 +35,21 @@ export interface FirstTouchRates {
   best: number;
 }
 
-/** How fast fresh memory is written with pages of both sizes. */
-export interface FirstTouch {
-  /** With pages of 4 KB. */
-  small: FirstTouchRates;
-  /** With pages of 2 MB where the system grants them. */
-  huge: FirstTouchRates;
-}
-
 /**
  * Measures how fast memory is written for the first time.
  *
  * @param threads How many threads.
  * @param bytes How much.
+ * @param hugePages Whether in pages of 2 MB, where the system grants them.
  * @returns The rates; `undefined` without a C compiler, which is said on standard error.
  */
 export async function probeFirstTouch(
   threads: number,
   bytes: number,
-): Promise<FirstTouch | undefined> {
-  return await probe("first_touch", [threads, bytes]) as FirstTouch | undefined;
+  hugePages: boolean,
+): Promise<FirstTouchRates | undefined> {
+  const args = [threads, bytes, Number(hugePages)];
+  return await probe("first_touch", args) as FirstTouchRates | undefined;
 }
 
 async function probe(name: string, args: number[]): Promise<unknown> {
