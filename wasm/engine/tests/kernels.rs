@@ -288,7 +288,7 @@ fn products_agree_with_f64_sums_over_the_elements() {
     let mut random = Random(4);
     for format in FORMATS {
         for (rows, columns) in SIZES {
-            for tokens in [1, 2, 3, 4, 5, 9] {
+            for tokens in [1, 2, 3, 4, 5, 9, 14] {
                 let file = FileMatrix::random(format, rows, columns, &mut random);
                 let packed = file.packed();
                 let matrix = Matrix::new(format, rows, columns, &packed);
@@ -314,7 +314,7 @@ fn products_agree_with_f64_sums_over_the_elements() {
 fn a_token_gets_the_same_bits_alone_and_in_any_batch() {
     let mut random = Random(5);
     for format in FORMATS {
-        let (rows, columns, tokens) = (45, 71, 11);
+        let (rows, columns, tokens) = (45, 71, 15);
         let file = FileMatrix::random(format, rows, columns, &mut random);
         let packed = file.packed();
         let matrix = Matrix::new(format, rows, columns, &packed);

@@ -319,13 +319,23 @@ fn first_largest(values: &[f32]) -> usize {
 /// inner[f] = silu(both[2f]) * both[2f + 1].
 fn swiglu(both: &[f32], inner: &mut [f32]) {
     for (pairs, inner) in both.chunks(8).zip(inner.chunks_mut(4)) {
-        let mut gates = [0.0; 4];
-        gates.iter_mut().zip(pairs.chunks_exact(2)).for_each(|(gate, pair)| *gate = pair[0]);
-        // SAFETY: four f32.
-        let gates = unsafe { F32x4::load(gates.as_ptr()) };
-        let silu = gates.mul(math::sigmoid(gates)).to_array();
-        for ((inner, pair), silu) in inner.iter_mut().zip(pairs.chunks_exact(2)).zip(silu) {
-            *inner = silu * pair[1];
+        let mut padded = [0.0; 8];
+        let pairs = if pairs.len() == 8 {
+            pairs
+        } else {
+            padded[..pairs.len()].copy_from_slice(pairs);
+            &padded
+        };
+        // SAFETY: eight f32.
+        let [low, high] =
+            unsafe { [F32x4::load(pairs.as_ptr()), F32x4::load(pairs.as_ptr().add(4))] };
+        let [gates, ups] = F32x4::unzip(low, high);
+        let products = gates.mul(math::sigmoid(gates)).mul(ups);
+        if inner.len() == 4 {
+            // SAFETY: four f32.
+            unsafe { products.store(inner.as_mut_ptr()) };
+        } else {
+            inner.copy_from_slice(&products.to_array()[..inner.len()]);
         }
     }
 }

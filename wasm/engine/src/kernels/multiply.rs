@@ -73,6 +73,9 @@ pub fn multiply_float(w: &Matrix, x: Strided, tokens: usize, y: &mut StridedMut)
     assert!(y.values.len() >= (tokens - 1) * y.stride + w.rows);
     match w.format {
         Format::F32 => float_tiles::<f32>(w, x, tokens, y),
+        Format::F16 if tokens >= WIDENED_FROM && w.columns <= WIDENED_COLUMNS => {
+            widened_tiles(w, x, tokens, y)
+        }
         Format::F16 => float_tiles::<u16>(w, x, tokens, y),
         _ => panic!("a quantized matrix takes quantized rows"),
     }
@@ -179,6 +182,7 @@ pub(super) fn load_group(format: Format, packed: &[u8], i: usize) -> [F32x4; 2] 
     }
 }
 
+#[inline(never)] // once, for matrices of f32 and widened groups
 fn float_tiles<W: FloatElement>(w: &Matrix, x: Strided, tokens: usize, y: &mut StridedMut) {
     let groups = w.rows.div_ceil(GROUP);
     let mut token = 0;
@@ -200,6 +204,35 @@ fn float_tiles<W: FloatElement>(w: &Matrix, x: Strided, tokens: usize, y: &mut S
             group += 1;
         }
         token += 1;
+    }
+}
+
+/// From so many tokens on widening a group once for all of them costs less than for every four.
+const WIDENED_FROM: usize = 12;
+/// Columns of a group that is widened: it lies on the stack and leaves room in the first-level cache.
+const WIDENED_COLUMNS: usize = 512;
+
+/// [`float_tiles`] of f16 for many tokens.
+#[inline(never)]
+fn widened_tiles(w: &Matrix, x: Strided, tokens: usize, y: &mut StridedMut) {
+    let mut widened = [0f32; WIDENED_COLUMNS * GROUP];
+    let widened = &mut widened[..w.columns * GROUP];
+    for group in 0..w.rows.div_ceil(GROUP) {
+        let packed = w.groups(group..group + 1).packed;
+        for (i, into) in widened.chunks_exact_mut(GROUP).enumerate() {
+            let [low, high] = load_group(Format::F16, packed, i);
+            // SAFETY: eight elements.
+            unsafe {
+                low.store(into.as_mut_ptr());
+                high.store(into.as_mut_ptr().add(4));
+            }
+        }
+        let rows = GROUP.min(w.rows - group * GROUP);
+        // SAFETY: any bits are bytes.
+        let (_, packed, _) = unsafe { widened.align_to() };
+        let w = Matrix { format: Format::F32, rows, columns: w.columns, packed };
+        let mut y = StridedMut { values: y.values.from(group * GROUP), ..*y };
+        float_tiles::<f32>(&w, x, tokens, &mut y);
     }
 }
 

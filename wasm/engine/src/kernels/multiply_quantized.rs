@@ -36,13 +36,15 @@ trait Activations: Copy {
     /// # Safety
     /// There must be one.
     unsafe fn next(self) -> Self;
-    /// Row t's scale.
+    /// Row t's scale, four times.
     ///
     /// # Safety
     /// As for all below: the block must be readable.
-    unsafe fn scale(self, t: usize) -> *const f32;
-    /// Row t's correction.
-    unsafe fn correction(self, t: usize) -> *const [i16; 2];
+    unsafe fn scale(self, t: usize) -> F32x4;
+    /// Row t's correction, eight times.
+    unsafe fn correction(self, t: usize) -> I16x8;
+    /// Minus four times the sum of row t's levels.
+    unsafe fn minus_four_sums(self, t: usize) -> i16;
     /// Row t's levels 4i ... 4i+3, four times.
     unsafe fn levels(self, t: usize, i: usize) -> I8x16;
     /// Those levels as i16, twice.
@@ -59,12 +61,16 @@ impl<const ROWS: usize> Activations for Apart<ROWS> {
         Self(self.0.map(|row| opaque(row.add(1))))
     }
     #[inline(always)]
-    unsafe fn scale(self, t: usize) -> *const f32 {
-        &raw const (*self.0[t]).scale
+    unsafe fn scale(self, t: usize) -> F32x4 {
+        F32x4::load_splat(&raw const (*self.0[t]).scale)
     }
     #[inline(always)]
-    unsafe fn correction(self, t: usize) -> *const [i16; 2] {
-        &raw const (*self.0[t]).correction
+    unsafe fn correction(self, t: usize) -> I16x8 {
+        I16x8::load_pair_splat(&raw const (*self.0[t]).correction)
+    }
+    #[inline(always)]
+    unsafe fn minus_four_sums(self, t: usize) -> i16 {
+        (*self.0[t]).correction[0]
     }
     #[inline(always)]
     unsafe fn levels(self, t: usize, i: usize) -> I8x16 {
@@ -88,12 +94,16 @@ impl Activations for Joined {
         Self(opaque(self.0.add(1)))
     }
     #[inline(always)]
-    unsafe fn scale(self, t: usize) -> *const f32 {
-        &raw const (*self.0).scales[t]
+    unsafe fn scale(self, t: usize) -> F32x4 {
+        F32x4::load(&raw const (*self.0).scales as *const f32).splat_lane(t)
     }
     #[inline(always)]
-    unsafe fn correction(self, t: usize) -> *const [i16; 2] {
-        &raw const (*self.0).corrections[t]
+    unsafe fn correction(self, t: usize) -> I16x8 {
+        I16x8::load(&raw const (*self.0).corrections as *const u8).splat_pair(t)
+    }
+    #[inline(always)]
+    unsafe fn minus_four_sums(self, t: usize) -> i16 {
+        (*self.0).corrections[t][0]
     }
     #[inline(always)]
     unsafe fn levels(self, t: usize, i: usize) -> I8x16 {
@@ -191,7 +201,7 @@ unsafe fn nibble_dots<const TOKENS: usize>(
     unpack: impl Fn(*const u8, usize) -> [Four; 2],
     x: impl Activations,
 ) -> [[I32x4; 2]; TOKENS] {
-    let mut sums: [[I16x8; 2]; TOKENS] = from_fn(|t| [I16x8::load_pair_splat(x.correction(t)); 2]);
+    let mut sums: [[I16x8; 2]; TOKENS] = from_fn(|t| [x.correction(t); 2]);
     four_times!(i, {
         for (column, four) in unpack(block, i) {
             for (t, sums) in sums.iter_mut().enumerate() {
@@ -236,7 +246,7 @@ unsafe fn wide_dots_from<const TOKENS: usize>(
     zero: i32,
     x: impl Activations,
 ) -> [[I32x4; 2]; TOKENS] {
-    let start = |t: usize| I32x4::splat((*x.correction(first + t))[0] as i32 * (zero / 8));
+    let start = |t: usize| I32x4::splat(x.minus_four_sums(first + t) as i32 * (zero / 8));
     let mut sums: [[I32x4; 4]; TOKENS] = from_fn(|t| [start(t); 4]);
     four_times!(i, {
         for (column, [a, b]) in unpack(block, i) {
@@ -429,7 +439,7 @@ unsafe fn add_block<Q: QuantizedFormat, const TOKENS: usize>(
     let dots = Q::dots::<TOKENS>(block, x);
     let [low, high] = Q::scales(block);
     for (t, (sums, dots)) in sums.iter_mut().zip(dots).enumerate() {
-        let scale = F32x4::load_splat(x.scale(t));
+        let scale = x.scale(t);
         sums[0] = sums[0].add(dots[0].to_f32().mul(low.mul(scale)));
         sums[1] = sums[1].add(dots[1].to_f32().mul(high.mul(scale)));
     }

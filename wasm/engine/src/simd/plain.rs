@@ -151,6 +151,12 @@ impl F32x4 {
     pub fn splat_lane(self, i: usize) -> Self {
         Self([self.0[i]; 4])
     }
+    /// The even and the odd ones of eight.
+    #[inline(always)]
+    pub fn unzip(a: Self, b: Self) -> [Self; 2] {
+        let ([a0, a1, a2, a3], [b0, b1, b2, b3]) = (a.0, b.0);
+        [Self([a0, a2, b0, b2]), Self([a1, a3, b1, b3])]
+    }
     /// The same; natively it has no use.
     #[inline(always)]
     pub fn kept(self) -> Self {
@@ -260,6 +266,11 @@ impl I16x8 {
     #[inline(always)]
     pub unsafe fn load_i8(from: *const i8) -> Self {
         Self((from as *const [i8; 8]).read_unaligned().map(i16::from))
+    }
+    /// Elements 2i and 2i + 1, four times, for i below 4.
+    #[inline(always)]
+    pub fn splat_pair(self, i: usize) -> Self {
+        Self(from_fn(|j| self.0[i * 2 + j % 2]))
     }
     /// Elements 0-3 (of half 0) or 4-7 (1), twice.
     #[inline(always)]

@@ -172,6 +172,11 @@ impl F32x4 {
             _ => i32x4_shuffle::<3, 3, 3, 3>(self.0, self.0),
         })
     }
+    /// The even and the odd ones of eight.
+    #[inline(always)]
+    pub fn unzip(a: Self, b: Self) -> [Self; 2] {
+        [Self(i32x4_shuffle::<0, 2, 4, 6>(a.0, b.0)), Self(i32x4_shuffle::<1, 3, 5, 7>(a.0, b.0))]
+    }
     /// The same, computed here: see [`keep`].
     #[inline(always)]
     pub fn kept(self) -> Self {
@@ -295,6 +300,11 @@ impl I16x8 {
     pub unsafe fn load_i8(from: *const i8) -> Self {
         Self(i16x8_load_extend_i8x8(from))
     }
+    /// Elements 2i and 2i + 1, four times, for i below 4.
+    #[inline(always)]
+    pub fn splat_pair(self, i: usize) -> Self {
+        Self(I8x16(self.0).splat_four(i).0)
+    }
     /// Elements 0-3 (of half 0) or 4-7 (1), twice.
     #[inline(always)]
     pub fn four_twice(self, half: usize) -> Self {
@@ -315,7 +325,7 @@ impl I16x8 {
     /// Sums of neighbouring elements: four i32.
     #[inline(always)]
     pub fn add_neighbours(self) -> I32x4 {
-        I32x4(i32x4_extadd_pairwise_i16x8(self.0))
+        I32x4(i32x4_dot_i16x8(self.0, i16x8_splat(1)))
     }
     /// As bytes, `self` first; what does not fit saturates.
     #[inline(always)]

@@ -186,6 +186,11 @@ impl F32x4 {
     pub fn splat_lane(self, i: usize) -> Self {
         lanes!(Self(_mm_castsi128_ps(splat_word!(_mm_castps_si128(self.0), i))))
     }
+    /// The even and the odd ones of eight.
+    #[inline(always)]
+    pub fn unzip(a: Self, b: Self) -> [Self; 2] {
+        lanes!([Self(_mm_shuffle_ps::<0x88>(a.0, b.0)), Self(_mm_shuffle_ps::<0xdd>(a.0, b.0))])
+    }
     /// The same, computed here: LLVM would regroup a sum and compute it at its end.
     #[inline(always)]
     pub fn kept(self) -> Self {
@@ -304,6 +309,11 @@ impl I16x8 {
     #[inline(always)]
     pub unsafe fn load_i8(from: *const i8) -> Self {
         Self(_mm_cvtepi8_epi16(_mm_loadl_epi64(from as *const __m128i)))
+    }
+    /// Elements 2i and 2i + 1, four times, for i below 4.
+    #[inline(always)]
+    pub fn splat_pair(self, i: usize) -> Self {
+        Self(splat_word!(self.0, i))
     }
     /// Elements 0-3 (of half 0) or 4-7 (1), twice.
     #[inline(always)]
