@@ -76,10 +76,7 @@ pub enum Values<'a> {
 pub fn scratch_bytes(heads: &Heads, tokens: usize, context: usize, threads: usize) -> usize {
     let token = heads.count() * context.div_ceil(SEGMENT) * heads.partial_elements();
     bytes_of::<f32>((tokens * token).min(token.max(PARTIAL_ELEMENTS)))
-        + threads
-            * (2 * bytes_of::<f32>(TILE * heads.query_stride())
-                + bytes_of::<f32>(HEADS_AT_ONCE * TILE)
-                + bytes_of::<u32>(1))
+        + threads * bytes_of::<f32>(Own::elements(heads.query_stride()))
 }
 
 /// Attends for some tokens of the batch. `queries` [T, heads, query_stride]: scaled queries, zeros behind
@@ -104,12 +101,7 @@ pub fn attend(
         (heads.count(), heads.query_stride(), heads.partial_elements());
     assert_eq!(queries.len(), batch.slots.len() * count * stride);
     let partials = scratch.take::<f32>(together * count * segments * partial_elements);
-    let mut own = Own {
-        keys: scratch.take_own(TILE * stride, team),
-        values: scratch.take_own(TILE * stride, team),
-        scores: scratch.take_own(HEADS_AT_ONCE * TILE, team),
-        touched: scratch.take_own(1, team),
-    };
+    let mut own = Own::new(scratch.take_own(Own::elements(stride), team), stride);
     let mut heads_at_once = HEADS_AT_ONCE;
     let items =
         |at_once: usize| together * heads.groups * segments * heads.per_group.div_ceil(at_once);
@@ -186,7 +178,8 @@ struct Partials<'a, 'b> {
     at: &'b dyn Fn(usize) -> Range<usize>,
 }
 
-/// What a thread has for itself.
+/// What a thread has for itself, in one piece: a processor that sees rows read in turn fetches some behind
+/// the last as well, which must not be where another thread writes.
 struct Own<'a> {
     /// [TILE, query_stride], where keys are not read where they lie.
     keys: &'a mut [f32],
@@ -195,7 +188,7 @@ struct Own<'a> {
     /// [heads, TILE].
     scores: &'a mut [f32],
     /// One element that nobody reads: without it an engine would drop the loads ahead.
-    touched: &'a mut [u32],
+    touched: &'a mut f32,
 }
 
 /// The rows of a segment: where they lie in the cache, or widened to f32, one tile in the place of
@@ -245,7 +238,19 @@ impl Rows {
     }
 }
 
-impl Own<'_> {
+impl<'a> Own<'a> {
+    /// How many elements it needs.
+    fn elements(stride: usize) -> usize {
+        2 * TILE * stride + HEADS_AT_ONCE * TILE + 1
+    }
+
+    fn new(elements: &'a mut [f32], stride: usize) -> Self {
+        let (keys, rest) = elements.split_at_mut(TILE * stride);
+        let (scores, rest) = rest.split_at_mut(HEADS_AT_ONCE * TILE);
+        let (values, rest) = rest.split_at_mut(TILE * stride);
+        Self { keys, values, scores, touched: &mut rest[0] }
+    }
+
     /// Attends with some heads of a key head over a segment.
     ///
     /// # Safety
@@ -321,7 +326,7 @@ impl Own<'_> {
 /// The tile must have `count` rows of `width` elements.
 #[allow(clippy::too_many_arguments)]
 unsafe fn score(
-    (scores, touched): (&mut [f32], &mut [u32]),
+    (scores, touched): (&mut [f32], &mut f32),
     queries: &[f32],
     stride: usize,
     width: usize,
@@ -344,7 +349,8 @@ unsafe fn score(
                     tile[(i + 2).min(tile.len() - 1)].add(h / 4 % ROWS_AT_ONCE * tile_stride);
                 let queries = &queries[h * stride..];
                 let scores = &mut scores[h * TILE + i * ROWS_AT_ONCE..];
-                touched[0] = dot_tile::<4, 2>(queries, stride, [a, b], width, scores, Some(ahead));
+                let read = dot_tile::<4, 2>(queries, stride, [a, b], width, scores, Some(ahead));
+                *touched = f32::from_bits(read);
                 dot_tile::<4, 2>(queries, stride, [c, d], width, &mut scores[2..], None);
             }
         }
