@@ -101,14 +101,17 @@ export function planPlacement(
   const { onDevice, onHost, device, fits } = taken(hostCount);
   if (!fits || onHost > room.hostBytes) {
     const what = fits
-      ? `the experts of ${hostCount} layers take ${gib(onHost)} of the host's memory`
-      : `weights take ${gib(weights)} of the GPU's memory, experts ${gib(onDevice)}, a workspace ` +
-        `${gib(workspace)} and the least cache ${gib(leastCache)}, together ${gib(device)}`;
-    const limit = gib(fits ? room.hostBytes : room.deviceBytes);
+      ? `the experts of ${hostCount} layers take ${gib(onHost)} of the host's ${
+        gib(room.hostBytes)
+      }`
+      : `on the GPU weights take ${gib(weights)}, experts ${gib(onDevice)}, a workspace ${
+        gib(workspace)
+      } and ` +
+        `the least cache ${gib(leastCache)}, together ${gib(device)} of ${gib(room.deviceBytes)}`;
     const least = [...layers.keys(), layers.length].find((count) => taken(count).fits);
     throw new CapacityError(
       "out_of_memory",
-      `Cannot open the model: ${what}, and there are ${limit}; ` +
+      `Cannot open the model: ${what}; ` +
         wayOut(least, least === undefined ? 0 : taken(least).onHost, room.hostBytes),
     );
   }
