@@ -3,36 +3,14 @@
  * the refusal advises, and which nodes the pass gives to the CPU.
  */
 import { strict as assert } from "node:assert";
-import { toBinary } from "@bufbuild/protobuf";
+import { graphOf, shapeModel } from "../../bench/synthetic/shape_graph.ts";
 import { type ShapeConfig, shapes } from "../../bench/synthetic/shapes.ts";
-import { RandomCheckpoint } from "../../bench/synthetic/random_checkpoint.ts";
-import { DecoderBuilder } from "../../export-tools/architectures/decoder_builder.ts";
-import { architectureOf } from "../../export-tools/architectures/registry.ts";
-import { layOut } from "../../export-tools/data_layout.ts";
-import type { Weights } from "../../export-tools/quantization/recipe.ts";
-import { MAX_FILE_BYTES, modelProto } from "../../export-tools/write_package.ts";
 import {
   type ExpertsPlace,
   placeExperts,
   planPlacement,
 } from "../../src/backend/native/placement.ts";
 import { CapacityError, InvalidArgumentError } from "../../src/errors.ts";
-import { type ModelProto, ModelProtoSchema } from "../../src/onnx/onnx_pb.ts";
-import { type GraphModel, readModel } from "../../src/onnx/read_model.ts";
-
-/** The exporter's graph of a shape, without any weights. */
-function modelOf(shape: ShapeConfig, weights: Weights, maxBytes = MAX_FILE_BYTES): ModelProto {
-  const checkpoint = new RandomCheckpoint(shape, new Float32Array(0), 1);
-  const builder = new DecoderBuilder(checkpoint, { weights, maxTensorBytes: maxBytes });
-  const architecture = architectureOf(checkpoint.config);
-  architecture.build(builder);
-  const layout = layOut(builder.weights.tensors(), maxBytes);
-  return modelProto(builder, layout, { architecture: architecture.name, weights });
-}
-
-function graphOf(model: ModelProto): GraphModel {
-  return readModel("model.onnx", toBinary(ModelProtoSchema, model));
-}
 
 const GiB = 2 ** 30;
 const LOGIT_ROWS = 256;
@@ -77,7 +55,7 @@ const cases: [name: string, shape: ShapeConfig, device: number, host: number, le
 
 for (const [name, shape, deviceBytes, hostBytes, least] of cases) {
   Deno.test(`${name}: int4, bytes on either side, and the least that fits`, () => {
-    const graph = graphOf(modelOf(shape, "int4"));
+    const graph = graphOf(shapeModel(shape, "int4"));
     const e = expected(shape);
     const leastBlocks = 1 + 8192 / 16;
     const room = {
@@ -110,7 +88,7 @@ for (const [name, shape, deviceBytes, hostBytes, least] of cases) {
   });
 }
 
-const tiny = graphOf(modelOf(shapes.tiny!, "f32"));
+const tiny = graphOf(shapeModel(shapes.tiny!, "f32"));
 const ample = {
   ...{ deviceBytes: GiB, hostBytes: GiB, blockBytes: 1000, leastBlocks: 2, logitRows: 1 },
 };
@@ -124,7 +102,7 @@ Deno.test("float experts are on the GPU twice, in bf16 too; rows are padded to e
   assert.equal(host.experts, elements * 4 + router);
   // Ten experts: a router of ten rows takes sixteen.
   const ten = { ...shapes.tiny!, n_routed_experts: 10 };
-  const plan = planPlacement(graphOf(modelOf(ten, "f16")), ample, "cpu");
+  const plan = planPlacement(graphOf(shapeModel(ten, "f16")), ample, "cpu");
   assert.equal(plan.host.experts, 2 * (10 * 3 * 96 * 160 * 2 + 16 * 160 * 4));
 });
 
@@ -162,7 +140,7 @@ Deno.test("what can not fit is refused with what would", () => {
 });
 
 Deno.test("the last layers' nodes go to the CPU, all nodes of a layer together", () => {
-  const model = modelOf({ ...shapes.tiny!, num_hidden_layers: 4 }, "int8", 400_000);
+  const model = shapeModel({ ...shapes.tiny!, num_hidden_layers: 4 }, "int8", 400_000);
   const graph = graphOf(model);
   const nodes = (op: string) => model.graph!.node.filter(({ opType }) => opType === op);
   const all = nodes("SparseExperts").length;
