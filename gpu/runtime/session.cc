@@ -192,7 +192,7 @@ Session::Session(const Runtime& runtime, const std::string& model, const std::st
   // Threads that spin between nodes gain nothing on a quiet machine and cost most steps' time on a busy one.
   check(ort_, ort_.AddSessionConfigEntry(options, "session.intra_op.allow_spinning", "0"));
   if (cuda) {
-    cuda_.reset(new CudaSide{{}, runtime.cuda_memory(), {}, cuda->graphs});
+    cuda_ = std::make_unique<CudaSide>(runtime.cuda_memory(), cuda->graphs);
     for (auto& [name, bytes] : cuda->on_device) cuda_->tensors[name] = cuda::Buffer(std::max<size_t>(bytes, 1));
     runtime.append_cuda(options, cuda->arena, cuda->graphs, cuda_->stream);
   }
@@ -254,7 +254,44 @@ void* Session::bind(const HostTensor& tensor, OrtStatus* (*to)(OrtIoBinding*, co
   return on_device ? placed.data : nullptr;
 }
 
+RunThread::~RunThread() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    ends_ = true;
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+void RunThread::call(const std::function<void()>& work) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  work_ = &work;
+  changed_.notify_all();
+  changed_.wait(lock, [&] { return !work_; });
+  if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+}
+
+void RunThread::serve() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  for (;;) {
+    changed_.wait(lock, [&] { return work_ || ends_; });
+    if (!work_) return;
+    try {
+      (*work_)();
+    } catch (...) {
+      failure_ = std::current_exception();
+    }
+    work_ = nullptr;
+    changed_.notify_all();
+  }
+}
+
 void Session::run(const std::vector<HostTensor>& inputs, const std::vector<HostTensor>& outputs, int graph) {
+  if (!cuda_) return run_here(inputs, outputs, graph);
+  cuda_->thread.call([&] { run_here(inputs, outputs, graph); });
+}
+
+void Session::run_here(const std::vector<HostTensor>& inputs, const std::vector<HostTensor>& outputs, int graph) {
   for (const HostTensor& tensor : inputs) {
     void* place = bind(tensor, ort_.BindInput);
     if (place) cuda_->stream.copy(place, tensor.data, tensor.bytes, cuda::kToDevice);

@@ -2,9 +2,14 @@
 // tensors on a device, bindings. One thread at a time uses a session; runs may be on any thread.
 #pragma once
 
+#include <condition_variable>
+#include <exception>
+#include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "cuda.h"
@@ -87,6 +92,25 @@ struct CudaSettings {
   std::vector<std::pair<std::string, size_t>> on_device;
 };
 
+// A thread of its own for the runs of a session: onnxruntime keeps a CUDA device's handles and graphs by thread.
+class RunThread {
+ public:
+  RunThread() : thread_([this] { serve(); }) {}
+  ~RunThread();
+  // Does the work there; one call at a time. Throws what it throws.
+  void call(const std::function<void()>& work);
+
+ private:
+  void serve();
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  const std::function<void()>* work_ = nullptr;
+  std::exception_ptr failure_;
+  bool ends_ = false;
+  std::thread thread_;
+};
+
 // A model that is ready to run, with the ops of this library.
 class Session {
  public:
@@ -105,6 +129,8 @@ class Session {
  private:
   // What a session has on a CUDA device.
   struct CudaSide {
+    CudaSide(Owned<OrtMemoryInfo> memory, bool graphs) : memory(std::move(memory)), graphs(graphs) {}
+    RunThread thread;
     cuda::Stream stream;
     Owned<OrtMemoryInfo> memory;
     std::map<std::string, cuda::Buffer> tensors;
@@ -112,6 +138,7 @@ class Session {
   };
 
   Owned<OrtValue> value_of(const HostTensor& tensor, const OrtMemoryInfo* memory) const;
+  void run_here(const std::vector<HostTensor>& inputs, const std::vector<HostTensor>& outputs, int graph);
   // Binds a tensor of a run, where it is to lie; gives its place on the device, null if it has none.
   void* bind(const HostTensor& tensor, OrtStatus* (*to)(OrtIoBinding*, const char*, const OrtValue*));
 
