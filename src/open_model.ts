@@ -4,10 +4,12 @@
  */
 import { type Backend, type BackendInfo, type BackendName, BACKENDS } from "./backend/backend.ts";
 import { keepChoice, keptChoice, machineName } from "./backend/kept_choices.ts";
+import { openCudaBackend } from "./backend/native/cuda_backend.ts";
 import { openNativeBackend } from "./backend/native/native_backend.ts";
 import { openOrtBackend, type OrtModule } from "./backend/ort.ts";
 import { type BackendTrial, fastest, tryBackends } from "./backend/trials.ts";
 import type { EngineBuild } from "./backend/wasm/engine_module.ts";
+import type { CudaCacheType } from "./backend/native/cuda_model.ts";
 import type { CacheType } from "./backend/wasm/opcodes.ts";
 import { openWasmBackend } from "./backend/wasm/wasm_backend.ts";
 import type { EngineOptions } from "./engine/engine_options.ts";
@@ -32,7 +34,7 @@ export interface OpenOptions extends EngineOptions {
   /**
    * What computes: `wasm` (the default) runs everywhere, `ort` runs the file's function bodies on ONNX
    * Runtime, `ort-native` runs this library's kernels inside ONNX Runtime, by a native library that
-   * `hybridseek gpu build` makes. `auto` opens each in turn, computes a chunk of a prompt and 8 tokens, and
+   * `hybridseek gpu build` makes, `cuda` does so on an NVIDIA GPU. `auto` opens each in turn, computes a chunk of a prompt and 8 tokens, and
    * takes the fastest; the choice is kept for this package and machine (in the user's cache, where there are
    * files).
    */
@@ -42,7 +44,7 @@ export interface OpenOptions extends EngineOptions {
   /** For `ort`: the imported `onnxruntime-node` or `onnxruntime-web`. */
   ort?: OrtModule;
   /**
-   * For `ort-native`: the path of ONNX Runtime's library. By default the environment's
+   * For `ort-native` and `cuda`: the path of ONNX Runtime's library. By default the environment's
    * HYBRIDSEEK_ONNXRUNTIME, else that of the npm package onnxruntime-node.
    */
   onnxruntime?: string;
@@ -78,8 +80,21 @@ export interface OpenOptions extends EngineOptions {
    * is refused where it can not be done.
    */
   hugePages?: boolean;
-  /** For `wasm`: how the cache is stored, `f32` (the default), `bf16` or `int8`. */
-  cacheType?: CacheType;
+  /**
+   * How the cache is stored: on `wasm` `f32` (the default), `bf16` or `int8`, on `cuda` `bf16` (the default) or
+   * `fp8` (e4m3).
+   */
+  cacheType?: CacheType | CudaCacheType;
+  /**
+   * For `cuda`: the part of the GPU's memory that may be taken, above 0 to 1, with what other programs have of it.
+   * 0.9 by default. The cache gets what weights and steps leave, unless `cacheTokens` says otherwise.
+   */
+  gpuMemory?: number;
+  /**
+   * For `cuda`: whether steps that decode are captured as CUDA graphs when their shape comes back. Default false:
+   * no GPU has run it yet.
+   */
+  cudaGraphs?: boolean;
   /**
    * For `wasm`: whether a request gives the same bytes alone and in any batch, however its prompt is cut
    * into steps, and on every machine; true by default. `false` makes long prompts faster: latent attention
@@ -94,7 +109,7 @@ export interface OpenOptions extends EngineOptions {
   generationConfig?: false;
   /** `false`: files are not compared with the package's hashes. */
   verify?: boolean;
-  /** For `wasm` and `ort-native`: told what was chosen and what it takes, before anything is loaded. */
+  /** For `wasm`, `ort-native` and `cuda`: told what was chosen and what it takes, before anything is loaded. */
   onPlan?: (info: BackendInfo) => void;
   /** Told of the bytes loaded so far and in all. */
   onProgress?: (doneBytes: number, totalBytes: number) => void;
@@ -106,7 +121,7 @@ export interface OpenOptions extends EngineOptions {
 const DEFAULT_CONTEXT = 8192;
 
 /** What `auto` tries: what is likely the fastest first, since slower ones are given up early. */
-const TRIED: readonly BackendName[] = ["ort-native", "wasm", "ort"];
+const TRIED: readonly BackendName[] = ["cuda", "ort-native", "wasm", "ort"];
 
 /** A model's parts. */
 export interface OpenedModel {
@@ -147,17 +162,23 @@ export async function openModel(
     const tokenizer = await openTokenizer(model);
     const { ort, onnxruntime, threads, onPlan, onProgress: onLoaded } = options;
     const { build, memoryBytes, hugePages, cacheType, exact } = options;
-    const { tensorParallel, dataParallelAttention } = options;
+    const { tensorParallel, dataParallelAttention, gpuMemory, cudaGraphs } = options;
     const open: Record<BackendName, () => Promise<Backend>> = {
       "wasm": () =>
         openWasmBackend(model, graph, spec, {
-          ...{ ...sizes, build, threads, memoryBytes, hugePages, cacheType, exact },
+          ...{ ...sizes, build, threads, memoryBytes, hugePages, exact },
+          // Checked there: a type that it does not have is refused.
+          cacheType: cacheType as CacheType | undefined,
           ...{ onPlan, onLoaded },
         }),
       "ort": () => openOrtBackend(model, graph, spec, { ...sizes, ort }),
       "ort-native": () =>
         openNativeBackend(model, graph, spec, {
           ...{ ...sizes, onnxruntime, threads, onPlan, tensorParallel, dataParallelAttention },
+        }),
+      "cuda": () =>
+        openCudaBackend(model, graph, spec, {
+          ...{ ...sizes, onnxruntime, cacheType, gpuMemory, cudaGraphs, onPlan },
         }),
     };
     try {
@@ -179,11 +200,11 @@ async function openFastest(
   location: ModelLocation | undefined,
   options: OpenOptions,
 ): Promise<OpenedModel> {
-  const { verify, signal, threads, tensorParallel, dataParallelAttention } = options;
+  const { verify, signal, threads, tensorParallel, dataParallelAttention, cacheType } = options;
   const model = await ModelPackage.open(location ?? embeddedModel(), { verify, signal });
   const { address, manifest } = model;
   await model.close();
-  const asked = JSON.stringify({ threads, tensorParallel, dataParallelAttention });
+  const asked = JSON.stringify({ threads, tensorParallel, dataParallelAttention, cacheType });
   const key = `${VERSION}, ${await identityOf(manifest)}, ${await machineName()}, ${asked}`;
   const known = await keptChoice(key);
   const kept = BACKENDS.find((name) => name === known);

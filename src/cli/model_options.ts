@@ -8,9 +8,9 @@ import { type BackendInfo, type BackendName, BACKENDS } from "../backend/backend
 import { rankPlace } from "../backend/native/rank_place.ts";
 import { followRanks } from "../backend/native/ranks_backend.ts";
 import { type BackendTrial, fastest } from "../backend/trials.ts";
-import type { CacheType } from "../backend/wasm/opcodes.ts";
 import type { EngineOptions } from "../engine/engine_options.ts";
 import { LLM } from "../llm.ts";
+import type { OpenOptions } from "../open_model.ts";
 import type { SamplingParams } from "../sampling_params.ts";
 import { progressBar } from "./progress_bar.ts";
 import { sizeText } from "./size_text.ts";
@@ -30,7 +30,9 @@ export interface ModelOptions {
   /** Whether the memory has huge pages. */
   hugePages?: boolean;
   /** How the cache is stored. */
-  cacheType?: CacheType;
+  cacheType?: OpenOptions["cacheType"];
+  /** The part of the GPU's memory that may be taken. */
+  gpuMemory?: number;
   /** How many processes compute the model together. */
   ranks?: number;
   /** Whether each of them has sequences of its own. */
@@ -100,9 +102,10 @@ export function addModelOptions(command: Command): Command {
     .option("--no-huge-pages", "do not ask the system for them")
     .option("--memory <size>", "take no more than this, for example 4GB", byteSize)
     .addOption(
-      new Option("--cache-type <type>", "how the cache is stored (default: f32)")
-        .choices(["f32", "bf16", "int8"]),
+      new Option("--cache-type <type>", "how the cache is stored (default: f32, on cuda bf16)")
+        .choices(["f32", "bf16", "int8", "fp8"]),
     )
+    .option("--gpu-memory <part>", "of the GPU's that may be taken (default: 0.9)", number)
     .option("--ranks <count>", "processes that compute together, on ort-native", number)
     .option("--data-parallel-attention", "with --ranks: each has sequences of its own")
     .option("--no-exact", "long prompts faster; logits then depend on how they are cut into steps")
@@ -163,6 +166,7 @@ export async function openModel(
       memoryBytes: options.memory,
       hugePages: options.hugePages,
       cacheType: options.cacheType,
+      gpuMemory: options.gpuMemory,
       exact: options.exact ? undefined : false,
       onTrials: (trials) => process.stderr.write(trialsText(trials)),
       onPlan: options.model === undefined ? undefined : print,
