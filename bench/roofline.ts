@@ -9,7 +9,7 @@
 import { Command } from "commander";
 import { number } from "../src/cli/model_options.ts";
 import { type Device, devices, type Host, hosts } from "./roofline/devices.ts";
-import { BLOCK, hybridSeconds, leastPlacement } from "./roofline/hybrid.ts";
+import { hybridSeconds, leastPlacement } from "./roofline/hybrid.ts";
 import {
   cacheBytesPerToken,
   type ModelConfig,
@@ -153,7 +153,7 @@ function printHybrid(c: ModelConfig, device: Device, host: Host, context: number
       "(a model: upper bounds)",
   );
   const graph = graphOf(shapeModel(c as unknown as ShapeConfig, "int4"));
-  const least = leastPlacement(c, graph, device, host, context);
+  const least = leastPlacement(graph, device, host, context);
   if (!least) return console.log("  does not fit");
   const { all, host: fewest } = least.layers;
   const rows = [[
@@ -169,12 +169,13 @@ function printHybrid(c: ModelConfig, device: Device, host: Host, context: number
     "prompt tok/s",
   ]];
   for (const count of new Set([fewest, Math.ceil((fewest + all) / 2), all])) {
-    const plan = leastPlacement(c, graph, device, host, context, count);
+    const plan = leastPlacement(graph, device, host, context, count);
     if (!plan) {
       rows.push([`${count}`, "does not fit", ...Array(rows[0]!.length - 2).fill("")]);
       continue;
     }
-    const cached = (plan.blocks - 1) * BLOCK;
+    const { limits: { blocks, blockSize }, bytes } = plan.device;
+    const cached = (blocks - 1) * blockSize;
     const step = (tokens: number, sequences: number, length: number) => {
       const sizes = { tokens, sequences, context: length, logitRows: sequences };
       return hybridSeconds(c, device, host, { weights: "int4", cache: "bf16", ...sizes }, count);
@@ -183,11 +184,11 @@ function printHybrid(c: ModelConfig, device: Device, host: Host, context: number
     const sequences = Math.min(256, Math.floor(cached / context));
     const batch = step(sequences, sequences, context);
     const prompt = step(CHUNK, 1, context / 2);
-    const onDevice = Object.values(plan.device).reduce((sum, bytes) => sum + bytes, 0);
+    const onDevice = Object.values(bytes).reduce((sum, part) => sum + part, 0);
     const percent = (part: number) => `${(part / one.total * 100).toFixed(1)} %`;
     rows.push([
       `${count}`,
-      gigabytes(plan.host.experts),
+      gigabytes(plan.hostBytes),
       gigabytes(onDevice),
       `${cached}`,
       (1 / one.total).toFixed(1),

@@ -10,6 +10,7 @@ import { openOrtBackend, type OrtModule } from "./backend/ort.ts";
 import { type BackendTrial, fastest, tryBackends } from "./backend/trials.ts";
 import type { EngineBuild } from "./backend/wasm/engine_module.ts";
 import type { CudaCacheType } from "./backend/native/cuda_model.ts";
+import type { ExpertsPlace } from "./backend/native/placement.ts";
 import type { CacheType } from "./backend/wasm/opcodes.ts";
 import { openWasmBackend } from "./backend/wasm/wasm_backend.ts";
 import type { EngineOptions } from "./engine/engine_options.ts";
@@ -63,15 +64,15 @@ export interface OpenOptions extends EngineOptions {
   /** For `wasm`: a certain build of the engine; the best one that the runtime accepts by default. */
   build?: EngineBuild;
   /**
-   * For `wasm` and `ort-native`: how many threads compute, 1 to 64. By default one per core. On `wasm` they
-   * are workers that share one memory; the caller's own thread computes a small model, and where threads
+   * For `wasm`, `ort-native` and what `cuda` leaves to the host: how many threads compute, 1 to 64. By default
+   * one per core. On `wasm` they are workers that share one memory; the caller's own thread computes a small model, and where threads
    * can not be had.
    */
   threads?: number;
   /**
    * For `wasm`: memory that may be taken, bytes; what the runtime grants by default. Where it is too little
    * for all weights, experts are read when they are chosen, which takes workers; see
-   * {@linkcode LLM.expertStats}.
+   * {@linkcode LLM.expertStats}. For `cuda`: what experts may take of the host's; by default what is free.
    */
   memoryBytes?: number;
   /**
@@ -95,6 +96,12 @@ export interface OpenOptions extends EngineOptions {
    * no GPU has run it yet.
    */
   cudaGraphs?: boolean;
+  /**
+   * For `cuda`: where the routed experts of a model are. `gpu` is the default; a number: those of so many layers,
+   * the last ones, are in the host's memory, where the CPU computes them; `cpu`: all of them. A model that does
+   * not fit the GPU is refused with the number that fits.
+   */
+  experts?: ExpertsPlace;
   /**
    * For `wasm`: whether a request gives the same bytes alone and in any batch, however its prompt is cut
    * into steps, and on every machine; true by default. `false` makes long prompts faster: latent attention
@@ -162,7 +169,7 @@ export async function openModel(
     const tokenizer = await openTokenizer(model);
     const { ort, onnxruntime, threads, onPlan, onProgress: onLoaded } = options;
     const { build, memoryBytes, hugePages, cacheType, exact } = options;
-    const { tensorParallel, dataParallelAttention, gpuMemory, cudaGraphs } = options;
+    const { tensorParallel, dataParallelAttention, gpuMemory, cudaGraphs, experts } = options;
     const open: Record<BackendName, () => Promise<Backend>> = {
       "wasm": () =>
         openWasmBackend(model, graph, spec, {
@@ -179,6 +186,7 @@ export async function openModel(
       "cuda": () =>
         openCudaBackend(model, graph, spec, {
           ...{ ...sizes, onnxruntime, cacheType, gpuMemory, cudaGraphs, onPlan },
+          ...{ experts, memoryBytes, threads },
         }),
     };
     try {
@@ -200,11 +208,18 @@ async function openFastest(
   location: ModelLocation | undefined,
   options: OpenOptions,
 ): Promise<OpenedModel> {
-  const { verify, signal, threads, tensorParallel, dataParallelAttention, cacheType } = options;
+  const { verify, signal, threads, tensorParallel, dataParallelAttention } = options;
+  const { cacheType, experts } = options;
   const model = await ModelPackage.open(location ?? embeddedModel(), { verify, signal });
   const { address, manifest } = model;
   await model.close();
-  const asked = JSON.stringify({ threads, tensorParallel, dataParallelAttention, cacheType });
+  const asked = JSON.stringify({
+    threads,
+    tensorParallel,
+    dataParallelAttention,
+    cacheType,
+    experts,
+  });
   const key = `${VERSION}, ${await identityOf(manifest)}, ${await machineName()}, ${asked}`;
   const known = await keptChoice(key);
   const kept = BACKENDS.find((name) => name === known);
@@ -240,7 +255,8 @@ async function openFastest(
 
 function checkSizes(
   spec: ModelSpec,
-  { backend = "wasm", contextLength, cacheTokens, tensorParallel = 1 }: OpenOptions,
+  { backend = "wasm", contextLength, cacheTokens, tensorParallel = 1, experts = "gpu" }:
+    OpenOptions,
 ): { contextLength: number; cacheTokens: number | undefined } {
   const check = (field: string, value: number, least: number, most: number) => {
     if (Number.isInteger(value) && value >= least && value <= most) return;
@@ -261,6 +277,13 @@ function checkSizes(
       "tensorParallel",
       `Cannot open the model: tensorParallel is ${tensorParallel}, backend ${backend} computes in one process; ` +
         "use ort-native.",
+    );
+  }
+  if (experts !== "gpu" && backend !== "cuda") {
+    throw new InvalidArgumentError(
+      "experts",
+      `Cannot open the model: experts is ${JSON.stringify(experts)}, backend ${backend} ` +
+        "computes on the CPU alone; use cuda.",
     );
   }
   const context = contextLength ?? Math.min(spec.contextLength, DEFAULT_CONTEXT);

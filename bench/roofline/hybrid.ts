@@ -5,21 +5,15 @@
  * GPU waits; rows of the residual stream go to the host and back in f32, one layer after the other.
  * @module
  */
+import { type CudaMemoryPlan, planCudaMemory } from "../../src/backend/native/cuda_model.ts";
+import { PREFERENCES } from "../../src/backend/native/native_session.ts";
 import { type Placement, planPlacement } from "../../src/backend/native/placement.ts";
 import { CapacityError } from "../../src/errors.ts";
+import { modelSpec } from "../../src/model_spec.ts";
 import type { GraphModel } from "../../src/onnx/read_model.ts";
 import type { Device, Host } from "./devices.ts";
-import {
-  cacheBytesPerToken,
-  type ModelConfig,
-  parameters,
-  seconds,
-  type Setting,
-  stepCost,
-} from "./step_cost.ts";
+import { type ModelConfig, parameters, seconds, type Setting, stepCost } from "./step_cost.ts";
 
-/** Tokens of a block of the cache. */
-export const BLOCK = 16;
 /** Share of either memory that is used. */
 const USE = 0.9;
 
@@ -36,34 +30,33 @@ export interface HybridSeconds {
 }
 
 /**
- * The plan with the fewest layers on the host from some number on.
+ * The backend's plan with the fewest layers on the host from some number on, the cache in bf16.
  *
- * @param c The model.
- * @param graph Its int4 package's graph.
+ * @param graph A package's graph.
  * @param device The GPU.
  * @param host Its machine.
- * @param context Tokens that the cache must hold, in bf16.
+ * @param contextLength Tokens that the cache must hold.
  * @param least So many layers at least.
  * @returns The plan; `undefined` if nothing fits.
  */
 export function leastPlacement(
-  c: ModelConfig,
   graph: GraphModel,
   device: Device,
   host: Host,
-  context: number,
+  contextLength: number,
   least = 0,
-): Placement | undefined {
-  const room = {
-    deviceBytes: USE * device.memory,
-    hostBytes: USE * host.memory,
-    blockBytes: BLOCK * cacheBytesPerToken(c, "bf16"),
-    leastBlocks: 1 + Math.ceil(context / BLOCK),
-    logitRows: 256,
-  };
-  for (let count = least; count <= c.num_hidden_layers - c.first_k_dense_replace; count++) {
+): Placement<CudaMemoryPlan> | undefined {
+  const spec = modelSpec(graph);
+  const memory = { free: device.memory, total: device.memory };
+  const wanted = { ...PREFERENCES, cacheType: "bf16", gpuMemory: USE, contextLength } as const;
+  for (let count = least; count <= spec.expertLayers.length; count++) {
     try {
-      return planPlacement(graph, room, count);
+      return planPlacement(
+        graph,
+        count,
+        USE * host.memory,
+        (part) => planCudaMemory(part, spec, memory, wanted),
+      );
     } catch (error) {
       if (!(error instanceof CapacityError)) throw error;
     }

@@ -33,6 +33,8 @@ export interface ModelOptions {
   cacheType?: OpenOptions["cacheType"];
   /** The part of the GPU's memory that may be taken. */
   gpuMemory?: number;
+  /** Where routed experts are. */
+  experts?: OpenOptions["experts"];
   /** How many processes compute the model together. */
   ranks?: number;
   /** Whether each of them has sequences of its own. */
@@ -66,6 +68,11 @@ export function number(text: string): number {
   const value = Number(text);
   if (text.trim() === "" || Number.isNaN(value)) throw new InvalidOption("It must be a number.");
   return value;
+}
+
+/** Reads where experts are. @param text What was typed. @returns `gpu`, `cpu` or a number of layers. */
+function expertsPlace(text: string): OpenOptions["experts"] {
+  return text === "gpu" || text === "cpu" ? text : number(text);
 }
 
 /** Bytes of the units of a size. */
@@ -106,6 +113,11 @@ export function addModelOptions(command: Command): Command {
         .choices(["f32", "bf16", "int8", "fp8"]),
     )
     .option("--gpu-memory <part>", "of the GPU's that may be taken (default: 0.9)", number)
+    .option(
+      "--experts <where>",
+      "on cuda: gpu, cpu, or of how many layers on the cpu",
+      expertsPlace,
+    )
     .option("--ranks <count>", "processes that compute together, on ort-native", number)
     .option("--data-parallel-attention", "with --ranks: each has sequences of its own")
     .option("--no-exact", "long prompts faster; logits then depend on how they are cut into steps")
@@ -167,6 +179,7 @@ export async function openModel(
       hugePages: options.hugePages,
       cacheType: options.cacheType,
       gpuMemory: options.gpuMemory,
+      experts: options.experts,
       exact: options.exact ? undefined : false,
       onTrials: (trials) => process.stderr.write(trialsText(trials)),
       onPlan: options.model === undefined ? undefined : print,

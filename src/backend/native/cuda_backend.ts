@@ -28,7 +28,9 @@ import {
   planCudaMemory,
 } from "./cuda_model.ts";
 import { openCudaSession } from "./cuda_session.ts";
+import { checkThreads } from "./native_backend.ts";
 import { PREFERENCES } from "./native_session.ts";
+import { type ExpertsPlace, placeExperts, type Placement, planPlacement } from "./placement.ts";
 
 /** Options of {@linkcode openCudaBackend}. */
 export interface CudaBackendOptions extends StepSizes {
@@ -40,6 +42,12 @@ export interface CudaBackendOptions extends StepSizes {
   gpuMemory?: number;
   /** Whether steps that decode are captured as CUDA graphs; `false` by default. */
   cudaGraphs?: boolean;
+  /** Where routed experts are, `gpu` by default. */
+  experts?: ExpertsPlace;
+  /** What experts may take of the host's memory, bytes; by default what nobody has taken. */
+  memoryBytes?: number;
+  /** How many threads compute what is on the host; one per core by default. */
+  threads?: number;
   /** Told what will be taken, before anything is loaded. */
   onPlan?: (info: BackendInfo) => void;
 }
@@ -70,7 +78,7 @@ export async function openCudaBackend(
   spec: ModelSpec,
   options: CudaBackendOptions = {},
 ): Promise<Backend> {
-  const { gpuMemory = 0.9, cudaGraphs = false } = options;
+  const { gpuMemory = 0.9, cudaGraphs = false, experts = "gpu" } = options;
   const cacheType = cudaCacheType(options.cacheType);
   const invalid = (field: string, what: string) => {
     throw new InvalidArgumentError(field, `Cannot open the model: ${field} is ${what}.`);
@@ -81,6 +89,10 @@ export async function openCudaBackend(
   if (typeof cudaGraphs !== "boolean") {
     invalid("cudaGraphs", `${cudaGraphs}, it can be true or false`);
   }
+  if (cudaGraphs && experts !== "gpu") {
+    invalid("cudaGraphs", "true, which needs all experts on the GPU");
+  }
+  checkThreads(options.threads);
   const proto = fromBinary(ModelProtoSchema, await model.readAll("model.onnx"));
   adaptToCuda(proto, cacheType);
   const path = model.path("model.onnx");
@@ -90,24 +102,24 @@ export async function openCudaBackend(
   if (!(cacheType === "bf16" ? bf16 : fp8)) {
     throw unsupported(`the GPU, of ${device}, has no kernel for a cache of ${cacheType}`);
   }
-  const { limits, caches, arena, bytes }: CudaMemoryPlan = planCudaMemory(
-    graph,
-    spec,
-    { free, total },
-    {
-      ...{ ...PREFERENCES, cacheType, gpuMemory, cacheTokens: options.cacheTokens },
-      contextLength: options.contextLength ?? spec.contextLength,
-    },
-  );
-  const threads = Math.min(await availableCores(), MAX_THREADS);
+  const wanted = {
+    ...{ ...PREFERENCES, cacheType, gpuMemory, cacheTokens: options.cacheTokens },
+    contextLength: options.contextLength ?? spec.contextLength,
+  };
+  const hostBytes = options.memoryBytes ?? await availableMemory();
+  const planDevice = (part: GraphModel) => planCudaMemory(part, spec, { free, total }, wanted);
+  const placement = planPlacement(graph, experts, hostBytes, planDevice);
+  const { limits, caches, arena }: CudaMemoryPlan = placement.device;
+  placeExperts(proto, placement.hostRouters);
+  const threads = options.threads ?? Math.min(await availableCores(), MAX_THREADS);
   const info: BackendInfo = {
     backend: "cuda",
     build: `onnxruntime ${runtime.version}, ${device}${cudaGraphs ? ", CUDA graphs" : ""}`,
     threads,
-    threadsReason: "for nodes without a CUDA kernel",
+    threadsReason: options.threads !== undefined ? "as asked for" : "for what is on the host",
     cacheType,
     verified: model.verifies,
-    bytes,
+    bytes: bytesOf(placement),
   };
   options.onPlan?.(info);
   await verifyFiles(model, graph);
@@ -117,6 +129,25 @@ export async function openCudaBackend(
     folder: path.replace(/[^/\\]*$/, ""),
   });
   return new GraphBackend(runner, caches, info, limits, spec.vocabSize);
+}
+
+/** Memory that nobody has taken, bytes; Deno tells it with `--allow-sys`. */
+async function availableMemory(): Promise<number> {
+  const name = "node:process"; // not written into the import: bundlers for browsers leave it alone
+  try {
+    return (await import(name) as { availableMemory(): number }).availableMemory();
+  } catch {
+    return Infinity;
+  }
+}
+
+/** Memory by what it is for. */
+function bytesOf({ layers, hostBytes, device }: Placement<CudaMemoryPlan>): BackendInfo["bytes"] {
+  if (layers.host === 0) return device.bytes;
+  return {
+    ...device.bytes,
+    [`experts of ${layers.host} of ${layers.all} layers on the host`]: hostBytes,
+  };
 }
 
 function unsupported(what: string, cause?: unknown): UnsupportedError {

@@ -55,14 +55,7 @@ export async function openNativeBackend(
   options: NativeBackendOptions = {},
 ): Promise<Backend> {
   const { threads } = options;
-  if (
-    threads !== undefined && !(Number.isInteger(threads) && threads >= 1 && threads <= MAX_THREADS)
-  ) {
-    throw new InvalidArgumentError(
-      "threads",
-      `Cannot open the model: threads is ${threads}, it can be 1 to ${MAX_THREADS}.`,
-    );
-  }
+  checkThreads(threads);
   checkRanks(options);
   const addon = await loadAddon();
   const runtime = await openOnnxRuntime(addon, options.onnxruntime);
@@ -102,6 +95,21 @@ export async function openNativeBackend(
     model: fromBinary(ModelProtoSchema, await model.readAll("model.onnx")),
   });
   return new GraphBackend(runner, caches, info, limits, spec.vocabSize);
+}
+
+/**
+ * Checks how many threads are asked for.
+ *
+ * @param threads How many; `undefined` is one per core.
+ * @throws {InvalidArgumentError} If there can not be so many.
+ */
+export function checkThreads(threads: number | undefined): void {
+  if (threads === undefined) return;
+  if (Number.isInteger(threads) && threads >= 1 && threads <= MAX_THREADS) return;
+  throw new InvalidArgumentError(
+    "threads",
+    `Cannot open the model: threads is ${threads}, it can be 1 to ${MAX_THREADS}.`,
+  );
 }
 
 function checkRanks(
