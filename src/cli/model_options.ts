@@ -72,7 +72,9 @@ export function number(text: string): number {
 
 /** Reads where experts are. @param text What was typed. @returns `gpu`, `cpu` or a number of layers. */
 function expertsPlace(text: string): OpenOptions["experts"] {
-  return text === "gpu" || text === "cpu" ? text : number(text);
+  if (text === "gpu" || text === "cpu") return text;
+  if (/^\d+$/.test(text)) return Number(text);
+  throw new InvalidOption("It must be gpu, cpu, or a number of layers.");
 }
 
 /** Bytes of the units of a size. */
