@@ -4,7 +4,7 @@
  * @module
  */
 
-import { zlibSync } from "fflate";
+import { embed } from "../wasm/embed.ts";
 
 const folder = new URL("./", import.meta.url).pathname;
 const output = new URL("../src/server/page_files.ts", import.meta.url).pathname;
@@ -17,21 +17,22 @@ async function bundle(): Promise<string> {
   return new TextDecoder().decode(stdout);
 }
 
-function packed(text: string): string {
-  return zlibSync(new TextEncoder().encode(text), { level: 9 }).toBase64();
-}
-
 const files = {
   "index.html": await Deno.readTextFile(`${folder}index.html`),
   "page.css": await Deno.readTextFile(`${folder}page.css`),
   "page.js": await bundle(),
 };
+const packed = await Promise.all(
+  Object.entries(files).map(async ([name, content]) =>
+    `  "${name}":\n    "${await embed(new TextEncoder().encode(content))}",`
+  ),
+);
 const text = [
   "// Built by `deno task build:page` from page/. Do not edit.",
   "",
   "/** The chat page's files, compressed by zlib, as base64. */",
   'export const pageFiles: Readonly<Record<"index.html" | "page.css" | "page.js", string>> = {',
-  ...Object.entries(files).map(([name, content]) => `  "${name}":\n    "${packed(content)}",`),
+  ...packed,
   "};",
   "",
 ].join("\n");

@@ -4,7 +4,7 @@
  */
 import type { BackendInfo, ExpertStats } from "./backend/backend.ts";
 import { Completion, type CompletionListener } from "./completion.ts";
-import { grammarOfCalls } from "./constraints/call_constraint.ts";
+import { sourceOfCalls } from "./constraints/call_constraint.ts";
 import { Constraints } from "./constraints/constraints.ts";
 import { type CacheKind, readCacheFile, writeCacheFile } from "./engine/cache_file.ts";
 import { Engine, type EngineStats } from "./engine/engine.ts";
@@ -470,7 +470,7 @@ export class LLM {
         return {
           text: text + begun.text,
           tokenIds: tokenIds.concat(begun.tokenIds),
-          tools: { format, begun: begun.tokenIds, strict: grammarOfCalls(given) },
+          tools: { format, begun: begun.tokenIds, strict: sourceOfCalls(given) },
           oneCall: !parallelToolCalls || typeof choice === "object",
         };
       }

@@ -20,6 +20,7 @@ export const fixtures: readonly string[] = [
 export const ways: Readonly<Record<string, OpenOptions>> = {
   "wasm, relaxed SIMD": { backend: "wasm", build: "relaxed-simd" },
   "wasm, plain SIMD": { backend: "wasm", build: "simd" },
+  "wasm, expanded attention": { backend: "wasm", exact: false },
   "stock onnxruntime-node": { backend: "ort" },
   "onnxruntime with our kernels": { backend: "ort-native" },
 };

@@ -7,7 +7,6 @@
  * @module
  */
 import binaryen from "npm:binaryen@132.0.0";
-import { zlibSync } from "fflate";
 import {
   type Artifact,
   artifacts,
@@ -16,6 +15,7 @@ import {
   sourceHash,
   wasmFolder,
 } from "./artifacts.ts";
+import { embed } from "./embed.ts";
 
 const ASSEMBLYSCRIPT = "npm:assemblyscript@0.28.20/asc";
 /** What the modules may use; `Features.All` would emit encodings that V8 refuses. */
@@ -147,7 +147,7 @@ async function build({ name, tool }: Artifact, folder: string) {
     wasmSha256: await sha256Hex(bytes),
   };
   await Deno.writeTextFile(`${folder}/${name}.json`, JSON.stringify(sidecar, null, 2) + "\n");
-  await Deno.writeTextFile(`${folder}/${name}.ts`, embeddedModule(name, bytes));
+  await Deno.writeTextFile(`${folder}/${name}.ts`, await embeddedModule(name, bytes));
   console.log(`${name}: ${bytes.length} bytes, sha256 ${sidecar.wasmSha256.slice(0, 16)}`);
 }
 
@@ -175,8 +175,8 @@ function sourcesOf(name: string): string[] {
 }
 
 /** The module in a form that every bundler takes: a text. */
-function embeddedModule(name: string, bytes: Uint8Array): string {
-  const text = zlibSync(bytes, { level: 9 }).toBase64();
+async function embeddedModule(name: string, bytes: Uint8Array): Promise<string> {
+  const text = await embed(bytes);
   return `/** \`wasm/dist/${name}.wasm\` as text, made by \`deno task build:wasm\`. @module */\n` +
     `/** The module's bytes, compressed by zlib, as base64. */\n` +
     `export const embedded: string =\n  "${text}";\n`;

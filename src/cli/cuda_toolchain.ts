@@ -1,7 +1,8 @@
 /**
  * The compiler of the CUDA kernels and what it compiles: nvcc, its headers and FlashInfer's, from the wheels
- * of `gpu/toolchain.txt`, whose hashes pip compares. They are unpacked once into a folder of the user's
- * cache, where compiled kernels are kept by the hash of their sources too.
+ * of `gpu/toolchain.txt`, whose hashes pip compares, or all but FlashInfer from a toolkit that is installed.
+ * Wheels are unpacked once into a folder of the user's cache, where compiled kernels are kept by the hash of
+ * their sources too.
  *
  * About 200 MB are downloaded and 400 MB kept; python3 with pip does it. NVIDIA's wheels come under NVIDIA's
  * licence: nothing of them is part of this repository.
@@ -18,10 +19,11 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  writeFileSync,
 } from "node:fs";
 import { homedir } from "node:os";
 import process from "node:process";
-import { BackendError } from "../errors.ts";
+import { BackendError, UnsupportedError } from "../errors.ts";
 
 /** Where the parts of the toolchain are. */
 export interface CudaToolchain {
@@ -31,7 +33,7 @@ export interface CudaToolchain {
   includes: string[];
   /** FlashInfer's licence. */
   licence: string;
-  /** sha256 of the list of wheels. */
+  /** What tells it from others. */
   pins: string;
 }
 
@@ -113,23 +115,50 @@ export async function runTool(
  * Gives the toolchain, which is fetched where the cache does not have it.
  *
  * @param gpu The folder `gpu/`, ending in a slash.
+ * @param installed The folder of an installed toolkit of version 13; by default one is fetched.
  * @returns It.
- * @throws {BackendError} If it can not be fetched.
+ * @throws {UnsupportedError} If the installed toolkit is none, or of another version.
+ * @throws {BackendError} If what is missing can not be fetched.
  */
-export async function cudaToolchain(gpu: string): Promise<CudaToolchain> {
-  const requirements = `${gpu}toolchain.txt`;
-  const pins = sha256(readFileSync(requirements));
-  const folder = `${gpuCache()}/toolchain-${pins.slice(0, 16)}`;
-  if (!existsSync(folder)) await fetchInto(folder, requirements);
+export async function cudaToolchain(gpu: string, installed?: string): Promise<CudaToolchain> {
+  const version = installed === undefined ? "" : await toolkitVersion(installed);
+  const wheels = readFileSync(`${gpu}toolchain.txt`, "utf8").split("\n")
+    .filter((line) => installed === undefined || line.startsWith("flashinfer")).join("\n");
+  const folder = `${gpuCache()}/toolchain-${sha256(wheels).slice(0, 16)}`;
+  if (!existsSync(folder)) await fetchInto(folder, wheels);
   const wheel = `${folder}/flashinfer`;
   const facts = readdirSync(wheel).find((name) => name.endsWith(".dist-info"));
   return {
-    cudaHome: `${folder}/cuda/nvidia/cu13`,
+    cudaHome: installed ?? `${folder}/${FETCHED_HOME}`,
     includes: HEADERS.map((name) => `${wheel}/flashinfer/data/${name}`),
     licence: `${wheel}/${facts}/licenses/LICENSE`,
-    pins,
+    pins: sha256(wheels) + version,
   };
 }
+
+/** What an installed toolkit's nvcc says of its version. */
+async function toolkitVersion(cudaHome: string): Promise<string> {
+  const nvcc = `${cudaHome}/bin/nvcc`;
+  const text = await runTool(nvcc, ["--version"]).catch((cause) => {
+    throw new UnsupportedError(
+      `Cannot build the CUDA kernels: ${nvcc} does not run; --cuda without a folder fetches a compiler.`,
+      { cause },
+    );
+  });
+  const version = /release (\d+)\.\d+, V[\d.]+/.exec(text);
+  if (version?.[1] === TOOLKIT) return version[0];
+  throw new UnsupportedError(
+    `Cannot build the CUDA kernels: ${nvcc} is ${
+      version?.[0] ?? "of an unknown version"
+    }, needed is ` +
+      `release ${TOOLKIT}; --cuda without a folder fetches one.`,
+  );
+}
+
+/** The toolkit's major version, which is that of the runtime that is opened. */
+const TOOLKIT = "13";
+/** The toolkit in the folder of the wheels. */
+const FETCHED_HOME = `cuda/nvidia/cu${TOOLKIT}`;
 
 /** What is kept of FlashInfer's `data`. */
 const HEADERS = ["include", "cutlass/include", "spdlog/include"];
@@ -143,13 +172,14 @@ for name in archive.namelist():
 `;
 
 /** Fetches beside the folder and moves there at the end, so that what is there is whole. */
-async function fetchInto(folder: string, requirements: string): Promise<void> {
+async function fetchInto(folder: string, wheels: string): Promise<void> {
   const work = temporaryFolder();
   try {
+    writeFileSync(`${work}/wheels.txt`, wheels);
     await runTool("python3", [
       ...["-m", "pip", "--disable-pip-version-check", "--quiet", "download"],
       ...["--no-deps", "--require-hashes", "--only-binary=:all:"],
-      ...["-r", requirements, "-d", `${work}/wheels`],
+      ...["-r", `${work}/wheels.txt`, "-d", `${work}/wheels`],
     ]);
     for (const name of readdirSync(`${work}/wheels`)) {
       const wheel = `${work}/wheels/${name}`;
@@ -162,7 +192,8 @@ async function fetchInto(folder: string, requirements: string): Promise<void> {
       }
     }
     // A zip's rights are not kept by Python.
-    for (const bin of ["bin", "nvvm/bin"].map((name) => `${work}/cuda/nvidia/cu13/${name}`)) {
+    for (const bin of ["bin", "nvvm/bin"].map((name) => `${work}/${FETCHED_HOME}/${name}`)) {
+      if (!existsSync(bin)) continue;
       for (const entry of readdirSync(bin, { withFileTypes: true })) {
         if (entry.isFile()) chmodSync(`${bin}/${entry.name}`, 0o755);
       }

@@ -18,11 +18,11 @@ export function addGpuCommand(program: Command): void {
   gpu.command("build")
     .description("Build it with cmake, a C++ compiler and cargo.")
     .option(
-      "--cuda",
-      "with CUDA kernels; fetches NVIDIA's compiler and FlashInfer from PyPI",
-      false,
+      "--cuda [toolkit]",
+      "with CUDA kernels, by the CUDA toolkit 13 in this folder or by NVIDIA's compiler, fetched " +
+        "from PyPI as FlashInfer is",
     )
-    .action(async ({ cuda }: { cuda: boolean }) => {
+    .action(async ({ cuda }: { cuda?: boolean | string }) => {
       await buildNative({ cuda });
       const kernels = cuda ? "CPU and CUDA kernels" : "CPU kernels; --cuda adds CUDA's";
       process.stdout.write(`${await libraryPath()}: ${kernels}\n`);

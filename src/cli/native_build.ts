@@ -10,7 +10,13 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { BackendError, UnsupportedError } from "../errors.ts";
 import { VERSION } from "../version.ts";
-import { compileCuda, cudaToolchain, EXPERT_SOURCES, LATENT_SOURCES } from "./cuda_toolchain.ts";
+import {
+  compileCuda,
+  type CudaToolchain,
+  cudaToolchain,
+  EXPERT_SOURCES,
+  LATENT_SOURCES,
+} from "./cuda_toolchain.ts";
 
 /** A program that the build needs. */
 export interface Tool {
@@ -82,8 +88,11 @@ export function sourcesHash(folder: string): string {
 
 /** What else than the library itself a build may be for. */
 export interface NativeBuildOptions {
-  /** With CUDA kernels, whose compiler is fetched where the cache does not have it. */
-  cuda?: boolean;
+  /**
+   * With CUDA kernels, compiled by the toolkit in this folder; `true`: by one that is fetched where the cache
+   * does not have it.
+   */
+  cuda?: boolean | string;
   /** For tests: a folder for a library whose CUDA kernels serve CPU sessions, on the emulated runtime. */
   emulated?: string;
 }
@@ -103,7 +112,10 @@ export async function buildNative(options: NativeBuildOptions = {}): Promise<voi
     throw new UnsupportedError(`Cannot build the native library: missing are ${list}.`);
   }
   const [source, build] = [`${folder}gpu`, options.emulated ?? `${folder}gpu/build`];
-  const objects = options.cuda || options.emulated ? await cudaObjects(`${source}/`) : [];
+  const toolchain = options.cuda || options.emulated
+    ? await cudaToolchain(`${source}/`, typeof options.cuda === "string" ? options.cuda : undefined)
+    : undefined;
+  const objects = toolchain ? await cudaObjects(`${source}/`, toolchain) : [];
   const definitions = {
     HYBRIDSEEK_VERSION: VERSION,
     HYBRIDSEEK_SOURCES: sourcesHash(folder),
@@ -115,16 +127,14 @@ export async function buildNative(options: NativeBuildOptions = {}): Promise<voi
     ...Object.entries(definitions).map(([name, value]) => `-D${name}=${value}`),
   ]);
   await run("cmake", ["--build", build, "--parallel", `${availableParallelism()}`]);
-  if (objects.length === 0) return;
+  if (!toolchain) return;
   // The library holds code of others now.
-  const { licence } = await cudaToolchain(`${source}/`);
-  copyFileSync(licence, `${build}/LICENSE.flashinfer`);
+  copyFileSync(toolchain.licence, `${build}/LICENSE.flashinfer`);
   copyFileSync(`${source}/NOTICE`, `${build}/NOTICE`);
 }
 
 /** The compiled kernels, one after another: each takes up to a minute, once. */
-async function cudaObjects(gpu: string): Promise<string[]> {
-  const toolchain = await cudaToolchain(gpu);
+async function cudaObjects(gpu: string, toolchain: CudaToolchain): Promise<string[]> {
   const objects: string[] = [];
   for (const { path, targets } of [...EXPERT_SOURCES, ...LATENT_SOURCES]) {
     process.stderr.write(`CUDA kernels: ${path}\n`);

@@ -5,21 +5,19 @@
 import { InvalidArgumentError } from "../errors.ts";
 import type { FunctionTool, ToolFormat } from "../text/tool_format.ts";
 import type { Constraints, HeldConstraint } from "./constraints.ts";
-import type { Matcher } from "./constraint_module.ts";
-import { type ResolvedStructuredOutputs, schemaTextOf } from "./structured_outputs.ts";
+import type { ConstraintSource, Matcher } from "./constraint_module.ts";
+import { schemaTextOf } from "./structured_outputs.ts";
 
 /**
  * What a call is from its separator to its end: the name of a function, and its arguments in a fence.
  *
  * @param tools The functions; those that are not strict take any object.
- * @returns The grammar; `undefined` if none is strict.
+ * @returns What a call is held to; `undefined` if none is strict.
  * @throws {InvalidArgumentError} If a schema is none, or over a limit.
  */
-export function grammarOfCalls(
-  tools: readonly FunctionTool[],
-): ResolvedStructuredOutputs | undefined {
+export function sourceOfCalls(tools: readonly FunctionTool[]): ConstraintSource | undefined {
   if (!tools.some(({ function: { strict } }) => strict)) return undefined;
-  const rules = tools.map(({ function: { name, parameters, strict } }, i) => {
+  const calls = tools.map(({ function: { name, parameters, strict } }, i) => {
     const schema = schemaTextOf(strict ? parameters ?? NO_ARGUMENTS : { type: "object" });
     if (schema === undefined) {
       const field = `tools[${i}].function.parameters`;
@@ -28,36 +26,28 @@ export function grammarOfCalls(
         `Cannot use ${field}: strict wants a JSON schema within the limits of structuredOutputs.`,
       );
     }
-    const begin = JSON.stringify(`${name}\n\`\`\`json\n`);
-    return `call${i}: ${begin} arguments${i} "\\n\`\`\`"\narguments${i}: %json ${spaced(schema)}\n`;
+    return [`${name}\n\`\`\`json\n`, schema, "\n```"];
   });
-  const calls = tools.map((_, i) => `call${i}`).join(" | ");
-  return { kind: "grammar", text: `start: ${calls}\n${rules.join("")}` };
+  return { kind: "calls", text: JSON.stringify(calls) };
 }
 
 const NO_ARGUMENTS = { type: "object", properties: {}, additionalProperties: false };
-
-/** A schema with the bounds on white space that `wasm/constraints` gives one that stands alone. */
-function spaced(schema: string): string {
-  const whitespace_pattern = "\\x20{1,2}|\\r?\\n[\\x20\\x09]{0,64}";
-  return JSON.stringify({ ...JSON.parse(schema), "x-guidance": { whitespace_pattern } });
-}
 
 /**
  * Compiles what calls are held to.
  *
  * @param constraints Of the model.
- * @param grammar Of {@linkcode grammarOfCalls}.
+ * @param source Of {@linkcode sourceOfCalls}.
  * @returns What texts begin under; the caller releases it.
  * @throws {InvalidArgumentError} If a schema asks for what can not be kept to. Otherwise as
  *   {@linkcode Constraints.hold} does.
  */
 export async function holdCalls(
   constraints: Constraints,
-  grammar: ResolvedStructuredOutputs,
+  source: ConstraintSource,
 ): Promise<HeldConstraint> {
   try {
-    return await constraints.hold(grammar);
+    return await constraints.hold(source);
   } catch (error) {
     if (!(error instanceof InvalidArgumentError)) throw error;
     const message = error.message.replace("structuredOutputs", "strict functions");

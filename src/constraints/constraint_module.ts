@@ -24,8 +24,16 @@ interface ConstraintExports {
   take(matcher: number, token: number): number;
 }
 
+/** What a text is held to: what a caller asks for, or calls of functions (see `calls` in `wasm/constraints`). */
+export interface ConstraintSource {
+  /** Which of them. */
+  readonly kind: ResolvedStructuredOutputs["kind"] | "calls";
+  /** It as text. */
+  readonly text: string;
+}
+
 /** As `compile` numbers them. */
-const KINDS: readonly ResolvedStructuredOutputs["kind"][] = ["json", "regex", "choice", "grammar"];
+const KINDS: readonly ConstraintSource["kind"][] = ["json", "regex", "choice", "grammar", "calls"];
 const PAGE = 65_536;
 /** Reasons of llguidance's that name its own options or nothing. */
 const REASONS: [RegExp, string][] = [
@@ -101,7 +109,7 @@ export class Constraint {
    */
   static async compile(
     image: VocabularyImage,
-    { kind, text }: ResolvedStructuredOutputs,
+    { kind, text }: ConstraintSource,
   ): Promise<Constraint> {
     const wasm = await instantiate(image.memory);
     const constraint = new Constraint(wasm, image.words);

@@ -7,11 +7,11 @@ import { OverloadError, UnsupportedError } from "../errors.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import {
   Constraint,
+  type ConstraintSource,
   loadVocabulary,
   type Matcher,
   type VocabularyImage,
 } from "./constraint_module.ts";
-import type { ResolvedStructuredOutputs } from "./structured_outputs.ts";
 
 /** Different constraints in use at a time: each takes 29 to 64 MiB with a vocabulary of 100,000 tokens. */
 const MOST = 32;
@@ -57,15 +57,15 @@ export class Constraints {
   /**
    * Gives out a constraint.
    *
-   * @param outputs Which.
+   * @param source Which.
    * @returns It.
    * @throws {InvalidArgumentError} If it is malformed, asks for what can not be kept to, or is over a limit.
    * @throws {OverloadError} If too many different ones are in use.
    * @throws {UnsupportedError} If the model has no token that ends a text.
    */
-  async hold(outputs: ResolvedStructuredOutputs): Promise<HeldConstraint> {
-    const key = `${outputs.kind} ${outputs.text}`;
-    const entry = this.#entries.get(key) ?? this.#add(key, outputs);
+  async hold(source: ConstraintSource): Promise<HeldConstraint> {
+    const key = `${source.kind} ${source.text}`;
+    const entry = this.#entries.get(key) ?? this.#add(key, source);
     this.#entries.delete(key);
     this.#entries.set(key, entry); // used last
     entry.users++;
@@ -94,14 +94,14 @@ export class Constraints {
     }
   }
 
-  #add(key: string, outputs: ResolvedStructuredOutputs): Entry {
+  #add(key: string, source: ConstraintSource): Entry {
     if (this.#entries.size - this.#idle().length >= MOST) {
       throw new OverloadError(
         "queue_full",
         `Cannot use structuredOutputs: ${MOST} different ones are in use; try again later.`,
       );
     }
-    const entry = { compiled: this.#compile(outputs), users: 0 };
+    const entry = { compiled: this.#compile(source), users: 0 };
     this.#entries.set(key, entry);
     return entry;
   }
@@ -111,9 +111,9 @@ export class Constraints {
     return [...this.#entries].filter(([, { users }]) => users === 0);
   }
 
-  async #compile(outputs: ResolvedStructuredOutputs): Promise<Constraint> {
+  async #compile(source: ConstraintSource): Promise<Constraint> {
     this.#image ??= this.#loadVocabulary();
-    return await Constraint.compile(await this.#image, outputs);
+    return await Constraint.compile(await this.#image, source);
   }
 
   async #loadVocabulary(): Promise<VocabularyImage> {

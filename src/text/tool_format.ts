@@ -3,7 +3,7 @@
  * DeepSeek generations from V2.5 on do.
  * @module
  */
-import type { ResolvedStructuredOutputs } from "../constraints/structured_outputs.ts";
+import type { ConstraintSource } from "../constraints/constraint_module.ts";
 import { InvalidArgumentError } from "../errors.ts";
 import { type ChatMessage, plainMessages, plainValue } from "./chat_message.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -53,7 +53,7 @@ export interface ToolsInUse {
   /** What the prompt ends with of a call that must be made; it belongs to the answer. */
   begun: readonly number[];
   /** What calls are held to, if a function is strict. */
-  strict?: ResolvedStructuredOutputs;
+  strict?: ConstraintSource;
 }
 
 /** What a token that steers a call means. */

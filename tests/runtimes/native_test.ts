@@ -1,6 +1,7 @@
 /**
  * Backend ort-native in Node and Bun, from the packed npm package and the same native library as in Deno: the
- * logits of every fixture and the reference model against the goldens made with transformers.
+ * logits of every fixture and the reference model, and of one on two ranks, against the goldens made with
+ * transformers.
  */
 import { strict as assert } from "node:assert";
 import { findOnnxRuntime } from "../../src/backend/native/addon.ts";
@@ -48,10 +49,11 @@ for (const { name, npm, program } of runtimes) {
         const tarball = temporaryPath("hybridseek.tgz");
         await run(Deno.execPath(), ["pack", "--allow-dirty", "--output", tarball], repository);
         await run("npm", ["install", "--silent", "--no-audit", tarball, npm], folder);
-        const models = [...fixtures, "reference-model"];
-        const jobs = await Promise.all(models.map(async (model) => ({
+        const models = [...fixtures, "reference-model", "deepseek-v2-wide"];
+        const jobs = await Promise.all(models.map(async (model, i) => ({
           folder: await packageOf(model, { weights: "f32" }),
           prompts: goldensOf(model).prompts,
+          ranks: i === models.length - 1 ? 2 : 1,
         })));
         await Deno.writeTextFile(`${folder}/jobs.json`, JSON.stringify(jobs));
         await Deno.writeTextFile(
@@ -59,8 +61,9 @@ for (const { name, npm, program } of runtimes) {
           `import { readFileSync, writeFileSync } from "node:fs";
          import { LLM } from "@hybridseek/hybridseek";
          const results = [];
-         for (const { folder, prompts } of JSON.parse(readFileSync("jobs.json", "utf8"))) {
-           const llm = await LLM.open(folder, { backend: "ort-native", threads: 2 });
+         for (const { folder, prompts, ranks } of JSON.parse(readFileSync("jobs.json", "utf8"))) {
+           const options = { backend: "ort-native", threads: 2, tensorParallel: ranks };
+           const llm = await LLM.open(folder, options);
            for (const prompt of prompts) results.push([...(await llm.forward(prompt)).logits]);
            await llm.close();
          }

@@ -1,6 +1,7 @@
 /**
- * The program of a rank that rank 0 has started on its machine: it computes its part of a model until rank 0
- * closes it.
+ * The program of a rank other than 0: it computes its part of a model until rank 0 closes it. Rank 0 starts it
+ * on its machine; elsewhere a launcher can, in whose environment it finds rank 0 (`gpu/README.md`, "Several
+ * ranks").
  * @module
  */
 import { followRanks } from "./ranks_backend.ts";

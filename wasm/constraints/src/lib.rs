@@ -157,18 +157,7 @@ pub extern "C" fn compile(kind: u32, bytes: usize) -> u32 {
 
 fn grammar(kind: u32, text: &str) -> Result<TopLevelGrammar, String> {
     let grammar = match kind {
-        0 => {
-            let mut schema: serde_json::Value =
-                serde_json::from_str(text).map_err(|error| error.to_string())?;
-            if schema.is_object() {
-                let options = JsonCompileOptions {
-                    whitespace_pattern: Some(WHITESPACE.to_string()),
-                    ..JsonCompileOptions::default()
-                };
-                options.apply_to(&mut schema);
-            }
-            GrammarWithLexer::from_json_schema(schema)
-        }
+        0 => GrammarWithLexer::from_json_schema(schema_of(text)?),
         // Digits and letters of words are ASCII's, as in JavaScript and in schemas.
         1 => GrammarWithLexer::from_lark(format!("start: /{}/", regex_to_lark(text, "dw"))),
         2 => {
@@ -178,9 +167,35 @@ fn grammar(kind: u32, text: &str) -> Result<TopLevelGrammar, String> {
                 texts.iter().map(|text| serde_json::to_string(text).unwrap()).collect();
             GrammarWithLexer::from_lark(format!("start: CHOICE\nCHOICE: {}", quoted.join(" | ")))
         }
-        _ => GrammarWithLexer::from_lark(text.to_string()),
+        3 => GrammarWithLexer::from_lark(text.to_string()),
+        _ => GrammarWithLexer::from_lark(calls(text)?),
     };
     Ok(TopLevelGrammar::from_grammar(grammar))
+}
+
+fn schema_of(text: &str) -> Result<serde_json::Value, String> {
+    let mut schema: serde_json::Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
+    if schema.is_object() {
+        let options = JsonCompileOptions {
+            whitespace_pattern: Some(WHITESPACE.to_string()),
+            ..JsonCompileOptions::default()
+        };
+        options.apply_to(&mut schema);
+    }
+    Ok(schema)
+}
+
+/// One of several texts with JSON in their middle: a JSON list of [what comes before, schema, what follows].
+fn calls(text: &str) -> Result<String, String> {
+    let calls: Vec<[String; 3]> = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let names: Vec<String> = (0..calls.len()).map(|i| format!("call{i}")).collect();
+    let mut grammar = format!("start: {}\n", names.join(" | "));
+    for (i, [begin, schema, end]) in calls.iter().enumerate() {
+        let quoted = |text: &String| serde_json::to_string(text).unwrap();
+        let (begin, end, schema) = (quoted(begin), quoted(end), schema_of(schema)?);
+        grammar += &format!("call{i}: {begin} json{i} {end}\njson{i}: %json {schema}\n");
+    }
+    Ok(grammar)
 }
 
 /// Begins a text. Returns the matcher's number, from 1.
