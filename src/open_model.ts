@@ -178,7 +178,7 @@ export async function openModel(
         }),
       "cuda": () =>
         openCudaBackend(model, graph, spec, {
-          ...{ ...sizes, onnxruntime, cacheType, gpuMemory, cudaGraphs, onPlan },
+          ...{ ...sizes, onnxruntime, threads, cacheType, gpuMemory, cudaGraphs, onPlan },
         }),
     };
     try {

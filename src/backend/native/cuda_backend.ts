@@ -28,12 +28,15 @@ import {
   planCudaMemory,
 } from "./cuda_model.ts";
 import { openCudaSession } from "./cuda_session.ts";
+import { checkThreads } from "./native_backend.ts";
 import { PREFERENCES } from "./native_session.ts";
 
 /** Options of {@linkcode openCudaBackend}. */
 export interface CudaBackendOptions extends StepSizes {
   /** The path of ONNX Runtime's library, which must have its CUDA provider beside it. */
   onnxruntime?: string;
+  /** Threads for nodes without a CUDA kernel; one per core by default. */
+  threads?: number;
   /** How the cache is stored, `bf16` (the default) or `fp8`. */
   cacheType?: string;
   /** The part of the GPU's memory that may be taken, by others too; 0.9 by default. */
@@ -72,6 +75,7 @@ export async function openCudaBackend(
 ): Promise<Backend> {
   const { gpuMemory = 0.9, cudaGraphs = false } = options;
   const cacheType = cudaCacheType(options.cacheType);
+  checkThreads(options.threads);
   const invalid = (field: string, what: string) => {
     throw new InvalidArgumentError(field, `Cannot open the model: ${field} is ${what}.`);
   };
@@ -99,7 +103,7 @@ export async function openCudaBackend(
       contextLength: options.contextLength ?? spec.contextLength,
     },
   );
-  const threads = Math.min(await availableCores(), MAX_THREADS);
+  const threads = options.threads ?? Math.min(await availableCores(), MAX_THREADS);
   const info: BackendInfo = {
     backend: "cuda",
     build: `onnxruntime ${runtime.version}, ${device}${cudaGraphs ? ", CUDA graphs" : ""}`,
