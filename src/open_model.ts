@@ -185,8 +185,8 @@ export async function openModel(
         }),
       "cuda": () =>
         openCudaBackend(model, graph, spec, {
-          ...{ ...sizes, onnxruntime, cacheType, gpuMemory, cudaGraphs, onPlan },
-          ...{ experts, memoryBytes, threads },
+          ...{ ...sizes, onnxruntime, threads, cacheType, gpuMemory, cudaGraphs, onPlan },
+          ...{ experts, memoryBytes },
         }),
     };
     try {

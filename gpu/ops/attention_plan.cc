@@ -56,17 +56,17 @@ void AttentionPlan::make(const cpu::Batch& batch, uint32_t head_count, uint32_t 
   heads = head_count;
   block_size = rows;
   index_bytes_ = static_cast<size_t>(end - static_cast<int32_t*>(given_indices_.data())) * sizeof(int32_t);
-  uploaded_ = false;
+  uploader_ = nullptr;
 }
 
-void AttentionPlan::upload(void* stream) {
-  if (uploaded_) return;
+void AttentionPlan::upload(const void* layer, void* stream) {
+  if (uploader_ && uploader_ != layer) return;
   auto copy = [&](void* to, const void* from, size_t bytes) {
     cuda::check(cudaMemcpyAsync(to, from, bytes, cuda::kToDevice, stream), "cudaMemcpyAsync");
   };
   copy(ints_.data(), tables_.data(), plan.staged_bytes);
   copy(indices_.data(), given_indices_.data(), index_bytes_);
-  uploaded_ = true;
+  uploader_ = layer;
 }
 
 int32_t register_plan(const std::shared_ptr<AttentionPlan>& plan) {

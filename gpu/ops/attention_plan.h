@@ -18,8 +18,9 @@ class AttentionPlan {
   void reserve(size_t tokens, size_t sequences, size_t table_width);
   // Plans a checked step, on the host. The device has ended with the step before.
   void make(const cpu::Batch& batch, uint32_t heads, uint32_t block_size);
-  // Brings the plan to the device; only the first call for a step does.
-  void upload(void* stream);
+  // Brings the plan to the device, for a layer's kernel. The first layer of a step does, and does so again where
+  // the same step is run again: to be captured as a CUDA graph, which then has the copy in it.
+  void upload(const void* layer, void* stream);
 
   // What it was made for.
   size_t tokens = 0;
@@ -40,7 +41,7 @@ class AttentionPlan {
   cuda::Pinned tables_, given_indices_;
   cuda::Buffer ints_, floats_, indices_;
   size_t index_bytes_ = 0;
-  bool uploaded_ = true;
+  const void* uploader_ = nullptr;  // null: nobody yet
 };
 
 // Plans by number, as a graph's input names them. They live as long as someone else keeps them.

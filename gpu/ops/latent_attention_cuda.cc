@@ -124,7 +124,7 @@ class LatentAttentionCuda : public CudaKernel {
       static_cast<QueuePlan&>(plan).prepare(step.batch, number(sizes_.heads),
                                             static_cast<uint32_t>(in.cache.dim(1)), stream);
     }
-    plan.upload(stream);
+    plan.upload(this, stream);
     LatentAttentionStep step{};
     step.tokens = static_cast<uint32_t>(in.tokens);
     step.heads = number(sizes_.heads);

@@ -41,7 +41,7 @@ export function emulator(): Promise<Emulator> {
 
 let library: Promise<string> | undefined;
 
-/** The native library whose CUDA kernels serve CPU sessions, built once in a run. */
+/** The library whose CUDA kernels serve CPU sessions, built once in a run. */
 export function emulatedLibrary(): Promise<string> {
   return library ??= (async () => {
     const folder = `${(await emulator()).folder}/native`;

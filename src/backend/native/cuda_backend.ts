@@ -36,6 +36,8 @@ import { type ExpertsPlace, placeExperts, type Placement, planPlacement } from "
 export interface CudaBackendOptions extends StepSizes {
   /** The path of ONNX Runtime's library, which must have its CUDA provider beside it. */
   onnxruntime?: string;
+  /** Threads for nodes without a CUDA kernel; one per core by default. */
+  threads?: number;
   /** How the cache is stored, `bf16` (the default) or `fp8`. */
   cacheType?: string;
   /** The part of the GPU's memory that may be taken, by others too; 0.9 by default. */
@@ -46,8 +48,6 @@ export interface CudaBackendOptions extends StepSizes {
   experts?: ExpertsPlace;
   /** What experts may take of the host's memory, bytes; by default what nobody has taken. */
   memoryBytes?: number;
-  /** How many threads compute what is on the host; one per core by default. */
-  threads?: number;
   /** Told what will be taken, before anything is loaded. */
   onPlan?: (info: BackendInfo) => void;
 }
@@ -80,6 +80,7 @@ export async function openCudaBackend(
 ): Promise<Backend> {
   const { gpuMemory = 0.9, cudaGraphs = false, experts = "gpu" } = options;
   const cacheType = cudaCacheType(options.cacheType);
+  checkThreads(options.threads);
   const invalid = (field: string, what: string) => {
     throw new InvalidArgumentError(field, `Cannot open the model: ${field} is ${what}.`);
   };
@@ -89,10 +90,6 @@ export async function openCudaBackend(
   if (typeof cudaGraphs !== "boolean") {
     invalid("cudaGraphs", `${cudaGraphs}, it can be true or false`);
   }
-  if (cudaGraphs && experts !== "gpu") {
-    invalid("cudaGraphs", "true, which needs all experts on the GPU");
-  }
-  checkThreads(options.threads);
   const proto = fromBinary(ModelProtoSchema, await model.readAll("model.onnx"));
   adaptToCuda(proto, cacheType);
   const path = model.path("model.onnx");
@@ -110,6 +107,9 @@ export async function openCudaBackend(
   const planDevice = (part: GraphModel) => planCudaMemory(part, spec, { free, total }, wanted);
   const placement = planPlacement(graph, experts, hostBytes, planDevice);
   const { limits, caches, arena }: CudaMemoryPlan = placement.device;
+  if (cudaGraphs && placement.layers.host > 0) {
+    invalid("cudaGraphs", "true, which needs all experts on the GPU");
+  }
   placeExperts(proto, placement.hostRouters);
   const threads = options.threads ?? Math.min(await availableCores(), MAX_THREADS);
   const info: BackendInfo = {

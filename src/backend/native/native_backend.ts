@@ -97,15 +97,11 @@ export async function openNativeBackend(
   return new GraphBackend(runner, caches, info, limits, spec.vocabSize);
 }
 
-/**
- * Checks how many threads are asked for.
- *
- * @param threads How many; `undefined` is one per core.
- * @throws {InvalidArgumentError} If there can not be so many.
- */
+/** Checks how many threads compute. @param threads As asked for. @throws {InvalidArgumentError} If out of range. */
 export function checkThreads(threads: number | undefined): void {
-  if (threads === undefined) return;
-  if (Number.isInteger(threads) && threads >= 1 && threads <= MAX_THREADS) return;
+  if (
+    threads === undefined || (Number.isInteger(threads) && threads >= 1 && threads <= MAX_THREADS)
+  ) return;
   throw new InvalidArgumentError(
     "threads",
     `Cannot open the model: threads is ${threads}, it can be 1 to ${MAX_THREADS}.`,

@@ -1,0 +1,103 @@
+/**
+ * A fixture on backend cuda, on the emulated runtime: against its golden, and against stock onnxruntime on the
+ * function bodies.
+ *
+ *     cuda_backend_program.ts FIXTURE WEIGHTS CACHE_TYPE
+ *
+ * The environment names the library whose CUDA kernels serve CPU sessions, and the emulated runtime. Fails where a
+ * logit is farther from the reference than `session_tolerances.json` declares, or where the likeliest token is
+ * another although it leads by four times that.
+ * @module
+ */
+import { strict as assert } from "node:assert";
+import { LLM } from "../../mod.ts";
+import type { OpenOptions } from "../../src/open_model.ts";
+import { packageOf } from "../packages.ts";
+import { readSafetensors } from "../safetensors_values.ts";
+import { readShared, shared } from "../shared.ts";
+import tolerances from "./session_tolerances.json" with { type: "json" };
+
+const [fixture, weights, cacheType] = Deno.args as [string, "f32" | "int4", "bf16" | "fp8"];
+const declared = tolerances[cacheType === "fp8" ? "fp8" : weights];
+const golden: { prompts: { input_ids: number[]; greedy: number[] }[] } = JSON.parse(
+  readShared(`fixtures/${fixture}/golden.json`),
+);
+const { tensors } = readSafetensors(new URL(`fixtures/${fixture}/golden.safetensors`, shared));
+const folder = await packageOf(fixture, { weights });
+const sizes = { contextLength: 128, cacheTokens: 2048 };
+const cuda: OpenOptions = { ...sizes, backend: "cuda", cacheType };
+const greedy = { temperature: 0, maxTokens: 6, ignoreEos: true };
+
+await using stock = await LLM.open(folder, { ...sizes, backend: "ort" });
+let cacheFile: Uint8Array;
+{
+  let planned = false;
+  await using llm = await LLM.open(folder, { ...cuda, onPlan: () => planned = true });
+  assert(planned);
+  assert.equal(llm.info.cacheType, cacheType);
+  for (const part of ["weights", "cache", "workspace"]) assert(llm.info.bytes[part]! > 0);
+
+  if (weights === "f32") {
+    for (const [i, { input_ids }] of golden.prompts.entries()) {
+      const want = tensors.get(`logits.${i}`)!.values as Float32Array;
+      const { logits } = await llm.forward(input_ids);
+      check(`prompt of ${input_ids.length}`, logits.subarray(-want.length), want);
+    }
+  }
+
+  // All prompts at once: steps of chunks and single tokens, and block tables of different lengths.
+  const prompts = golden.prompts.map(({ input_ids }) => ({ promptTokenIds: input_ids }));
+  const results = await llm.generate(prompts, greedy);
+  for (const [i, { outputs: [output] }] of results.entries()) {
+    await checkChoices(`text ${i}`, prompts[i]!.promptTokenIds, output!.tokenIds);
+  }
+
+  // Again: what was computed is found.
+  const longest = prompts.at(-1)!;
+  const [again] = await llm.generate([longest], greedy);
+  assert(again!.cachedTokens >= 48, `${again!.cachedTokens} tokens were found`);
+  await checkChoices("from the cache", longest.promptTokenIds, again!.outputs[0]!.tokenIds);
+  cacheFile = await llm.saveCache(longest);
+}
+{
+  await using llm = await LLM.open(folder, cuda);
+  await llm.loadCache(cacheFile);
+  const longest = { promptTokenIds: golden.prompts.at(-1)!.input_ids };
+  const [loaded] = await llm.generate([longest], greedy);
+  assert(loaded!.cachedTokens >= 48, `${loaded!.cachedTokens} tokens were loaded`);
+  await checkChoices("from a file", longest.promptTokenIds, loaded!.outputs[0]!.tokenIds);
+}
+
+/** Every chosen token must be the likeliest, by stock onnxruntime, as far as the kernels' error leaves it open. */
+async function checkChoices(what: string, prompt: number[], chosen: readonly number[]) {
+  const all = [...prompt, ...chosen];
+  const rows = chosen.map((_, i) => prompt.length - 1 + i);
+  const { logits, shape: [, vocab] } = await stock.forward(all, { rows });
+  for (const [i, token] of chosen.entries()) {
+    const row = logits.subarray(i * vocab, (i + 1) * vocab);
+    const behind = Math.max(...row) - row[token]!;
+    assert(behind <= 4 * declared, `${what}: token ${i} is ${behind} behind the likeliest`);
+  }
+  console.log(`ok ${what}: ${chosen.length} tokens`);
+}
+
+function check(what: string, got: Float32Array, want: Float32Array) {
+  const vocab = stock.spec.vocabSize;
+  let [error, decided, wrong] = [0, 0, 0];
+  for (let from = 0; from < want.length; from += vocab) {
+    const [row, reference] = [got, want].map((all) => all.subarray(from, from + vocab));
+    reference!.forEach((value, i) => error = Math.max(error, Math.abs(value - row![i]!)));
+    const [first, second] = reference!.toSorted().toReversed();
+    if (first! - second! <= 4 * declared) continue;
+    decided++;
+    if (likeliest(row!) !== likeliest(reference!)) wrong++;
+  }
+  console.log(
+    `${what}: logits within ${error.toExponential(2)}, ${decided} tokens decided, ${wrong} wrong`,
+  );
+  assert(error <= declared && wrong === 0, what);
+}
+
+function likeliest(row: Float32Array): number {
+  return row.indexOf(Math.max(...row));
+}
