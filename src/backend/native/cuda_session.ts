@@ -46,6 +46,8 @@ export interface CudaSessionParts {
   graphs: boolean;
   /** Threads for nodes without a CUDA kernel. */
   threads: number;
+  /** Weights that are not read from the data files. */
+  given?: [name: string, tensor: NativeTensor][];
 }
 
 /** Inputs that kernels read on the device; the others are read by the host, if at all. */
@@ -61,6 +63,7 @@ const ON_DEVICE: readonly string[] = ["token_ids", "positions", "logit_rows"];
  */
 export async function openCudaSession(parts: CudaSessionParts): Promise<GraphRunner> {
   const { addon, runtime, address, folder, model, caches, limits, arena, graphs, threads } = parts;
+  const { given } = parts;
   const tensors: NativeTensor[] = [];
   let [session, plan]: [NativeSession?, NativePlan?] = [];
   const release = () => {
@@ -88,7 +91,7 @@ export async function openCudaSession(parts: CudaSessionParts): Promise<GraphRun
     const memory = new StepMemory(parts);
     const bytes = toBinary(ModelProtoSchema, model);
     const settings = [arena, graphs ? 1 : 0, memory.onDevice] as const;
-    session = await addon.createSession(runtime, bytes, folder, threads, undefined, settings);
+    session = await addon.createSession(runtime, bytes, folder, threads, given, settings);
     for (const [i, { name }] of caches.entries()) {
       addon.bindInPlace(session, name, `${name}.out`, tensors[i]!);
     }
