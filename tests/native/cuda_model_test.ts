@@ -69,7 +69,7 @@ Deno.test(
     const graph = readModel("model.onnx", toBinary(ModelProtoSchema, model));
     const spec = modelSpec(graph);
     const config = JSON.parse(readShared("fixtures/deepseek-v2-wide/config.json"));
-  assert.equal(attentionHeads(graph), config.num_attention_heads);
+    assert.equal(attentionHeads(graph), config.num_attention_heads);
     const sizes = {
       ...{ tokens: 512, sequences: 256, logitRows: 256, blockSize: 16, contextLength: 4096 },
       ...{ cacheType: "bf16" as const, gpuMemory: 0.9 },

@@ -146,7 +146,7 @@ async function openCuda({ onnxruntime }: CudaBackendOptions) {
   } catch (cause) {
     throw unsupported(
       `${runtime.path}, ONNX Runtime ${runtime.version}, has no CUDA provider that can be used (${
-        (cause as Error).message.trim()
+        (cause as Error).message.replace(/^.* FAIL : /s, "").trim()
       }); ${CUDA_PROVIDER_ADVICE}`,
       cause,
     );

@@ -148,9 +148,11 @@ export function planCudaMemory(
       "out_of_memory",
       `Cannot open ${graph.file} on backend cuda: weights take ${giga(weights)}, steps ${
         giga(workspace)
-      } and a cache of ${(least - 1) * blockSize} tokens ${giga(least * blockBytes)}; of the GPU's ${
-        giga(device.total)
-      } there are ${giga(available)} with gpuMemory ${gpuMemory}. Lower contextLength or cacheTokens, ` +
+      } and a cache of ${(least - 1) * blockSize} tokens ${
+        giga(least * blockBytes)
+      }; of the GPU's ${giga(device.total)} there are ${
+        giga(available)
+      } with gpuMemory ${gpuMemory}. Lower contextLength or cacheTokens, ` +
         "store the cache as fp8, export with int4 weights, or raise gpuMemory.",
     );
   }
