@@ -9,7 +9,6 @@ import { openNativeBackend } from "./backend/native/native_backend.ts";
 import { openOrtBackend, type OrtModule } from "./backend/ort.ts";
 import { type BackendTrial, fastest, tryBackends } from "./backend/trials.ts";
 import type { EngineBuild } from "./backend/wasm/engine_module.ts";
-import type { CudaCacheType } from "./backend/native/cuda_model.ts";
 import type { ExpertsPlace } from "./backend/native/placement.ts";
 import type { CacheType } from "./backend/wasm/opcodes.ts";
 import { openWasmBackend } from "./backend/wasm/wasm_backend.ts";
@@ -85,7 +84,7 @@ export interface OpenOptions extends EngineOptions {
    * How the cache is stored: on `wasm` `f32` (the default), `bf16` or `int8`, on `cuda` `bf16` (the default) or
    * `fp8` (e4m3).
    */
-  cacheType?: CacheType | CudaCacheType;
+  cacheType?: CacheType | "fp8";
   /**
    * For `cuda`: the part of the GPU's memory that may be taken, above 0 to 1, with what other programs have of it.
    * 0.9 by default. The cache gets what weights and steps leave, unless `cacheTokens` says otherwise.

@@ -25,11 +25,9 @@ const needsEmulated = (name: string) => {
 
 for (
   const [weights, cacheType, architecture] of [
-    ["f32", "bf16", "sm_80"],
     ["f32", "bf16", "sm_90a"],
     ["int4", "bf16", "sm_86"],
     ["f32", "fp8", "sm_80"],
-    ["f32", "fp8", "sm_90a"],
   ] as const
 ) {
   const name =

@@ -54,7 +54,7 @@ export interface CudaBackendOptions extends StepSizes {
 
 /** The artefact that brings ONNX Runtime's CUDA provider, and how it is used. */
 export const CUDA_PROVIDER_ADVICE: string =
-  'run pip install "onnxruntime-gpu[cuda,cudnn]==1.30.0" nvidia-cublas, set ' +
+  'run pip install "onnxruntime-gpu[cuda,cudnn]==1.30.0", set ' +
   `${ONNXRUNTIME_VARIABLE} to its onnxruntime/capi/libonnxruntime.so.1.30.0 and LD_LIBRARY_PATH to the lib ` +
   "folders of its nvidia packages";
 
@@ -173,7 +173,7 @@ async function openCuda({ onnxruntime }: CudaBackendOptions) {
   } catch (cause) {
     throw unsupported(
       `${runtime.path}, ONNX Runtime ${runtime.version}, has no CUDA provider that can be used (${
-        (cause as Error).message.trim()
+        (cause as Error).message.replace(/^.* FAIL : /s, "").trim()
       }); ${CUDA_PROVIDER_ADVICE}`,
       cause,
     );
