@@ -36,6 +36,7 @@ export type { ModelLocation } from "./src/files/open_source.ts";
 export * from "./src/inspect.ts";
 export * from "./src/llm.ts";
 export type { CacheSpec, ExpertLayer, ModelSpec } from "./src/model_spec.ts";
+export type { ExpertsPlace } from "./src/backend/native/placement.ts";
 export type { OpenOptions } from "./src/open_model.ts";
 export type { DataType } from "./src/onnx/data_type.ts";
 export * from "./src/outputs.ts";

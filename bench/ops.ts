@@ -15,7 +15,7 @@ import { bestBuild, engineSizes } from "../src/backend/wasm/engine_module.ts";
 import { startRunner } from "../src/backend/wasm/engine_runner.ts";
 import { placeLoadedExperts } from "../src/backend/wasm/expert_places.ts";
 import { writeJob, writeSizes } from "../src/backend/wasm/memory_plan.ts";
-import { FORMATS, type Opcode, OPCODES } from "../src/backend/wasm/opcodes.ts";
+import { type CacheType, FORMATS, type Opcode, OPCODES } from "../src/backend/wasm/opcodes.ts";
 import { startThreads } from "../src/backend/wasm/threads.ts";
 import { planWasmBackend } from "../src/backend/wasm/wasm_backend.ts";
 import { loadWeights } from "../src/backend/wasm/weight_loader.ts";
@@ -91,7 +91,8 @@ async function openStep(
   const spec = modelSpec(graph);
   const weightBytes = [...graph.initializers.values()].reduce((sum, { bytes }) => sum + bytes, 0);
   const threads = await startThreads(weightBytes, open);
-  const sizes = { contextLength: context, cacheTokens: context + 16, cacheType: open.cacheType };
+  const cacheType = open.cacheType as CacheType | undefined;
+  const sizes = { contextLength: context, cacheTokens: context + 16, cacheType };
   const { program, plan, limits } = planWasmBackend(graph, spec, sizes, threads.count);
   const build = open.build ?? bestBuild(threads.team !== undefined, plan.pages);
   const hugePages = await findHugePages(open.hugePages);

@@ -3,11 +3,13 @@
  *
  *     deno task bench:roofline --model v2 --device h800
  *     deno task bench:roofline --model path/to/config.json --device h100 --ranks 1 --ops
+ *     deno task bench:roofline --model v2-lite --device rtx3070 --host desktop
  * @module
  */
 import { Command } from "commander";
 import { number } from "../src/cli/model_options.ts";
-import { type Device, devices } from "./roofline/devices.ts";
+import { type Device, devices, type Host, hosts } from "./roofline/devices.ts";
+import { hybridSeconds, leastPlacement } from "./roofline/hybrid.ts";
 import {
   cacheBytesPerToken,
   type ModelConfig,
@@ -19,7 +21,8 @@ import {
   stepSeconds,
   weightBytesPerRank,
 } from "./roofline/step_cost.ts";
-import { shapes } from "./synthetic/shapes.ts";
+import { graphOf, shapeModel } from "./synthetic/shape_graph.ts";
+import { type ShapeConfig, shapes } from "./synthetic/shapes.ts";
 
 interface Options {
   model: string;
@@ -27,6 +30,7 @@ interface Options {
   ranks: number;
   context: number;
   ops: boolean;
+  host?: string;
 }
 
 const storages: Pick<Setting, "weights" | "cache">[] = [
@@ -43,6 +47,9 @@ async function configOf(model: string): Promise<ModelConfig> {
   if (!config.kv_lora_rank) throw new Error(`${model}: not a model with latent attention`);
   return config as unknown as ModelConfig;
 }
+
+/** Tokens of a step of a prompt, as the backend takes them. */
+const CHUNK = 512;
 
 const thousands = (value: number) =>
   value >= 1e4 ? `${Math.round(value / 1e3)}K` : `${(value / 1e3).toFixed(1)}K`;
@@ -105,7 +112,7 @@ function printDevice(c: ModelConfig, device: Device, { ranks, context, ops }: Op
         weights,
       ];
       if (setting.sequences === 0) {
-        rows.push([...about, "does not fit", "", "", ""]);
+        rows.push([...about, "does not fit", "", "", "", ""]);
         continue;
       }
       rows.push([
@@ -139,6 +146,62 @@ function printOps(c: ModelConfig, device: Device, title: string, setting: Settin
   table(rows);
 }
 
+/** One GPU with the experts of some layers on its host: as few layers as must, half of the others, all. */
+function printHybrid(c: ModelConfig, device: Device, host: Host, context: number): void {
+  console.log(
+    `\n${device.name} in a machine of ${host.name}, int4, cache bf16, context ${context}, 90 % of either memory ` +
+      "(a model: upper bounds)",
+  );
+  const graph = graphOf(shapeModel(c as unknown as ShapeConfig, "int4"));
+  const least = leastPlacement(graph, device, host, context);
+  if (!least) return console.log("  does not fit");
+  const { all, host: fewest } = least.layers;
+  const rows = [[
+    "--experts",
+    "on the host",
+    "on the GPU",
+    "cached tokens",
+    "1 sequence tok/s",
+    "of it host",
+    "link",
+    "full batch",
+    "tok/s",
+    "prompt tok/s",
+  ]];
+  for (const count of new Set([fewest, Math.ceil((fewest + all) / 2), all])) {
+    const plan = leastPlacement(graph, device, host, context, count);
+    if (!plan) {
+      rows.push([`${count}`, "does not fit", ...Array(rows[0]!.length - 2).fill("")]);
+      continue;
+    }
+    const { limits: { blocks, blockSize }, bytes } = plan.device;
+    const cached = (blocks - 1) * blockSize;
+    const step = (tokens: number, sequences: number, length: number) => {
+      const sizes = { tokens, sequences, context: length, logitRows: sequences };
+      return hybridSeconds(c, device, host, { weights: "int4", cache: "bf16", ...sizes }, count);
+    };
+    const one = step(1, 1, context);
+    const sequences = Math.min(256, Math.floor(cached / context));
+    const batch = step(sequences, sequences, context);
+    const prompt = step(CHUNK, 1, context / 2);
+    const onDevice = Object.values(bytes).reduce((sum, part) => sum + part, 0);
+    const percent = (part: number) => `${(part / one.total * 100).toFixed(1)} %`;
+    rows.push([
+      `${count}`,
+      gigabytes(plan.hostBytes),
+      gigabytes(onDevice),
+      `${cached}`,
+      (1 / one.total).toFixed(1),
+      percent(one.host),
+      percent(one.link),
+      `${sequences}`,
+      (sequences / batch.total).toFixed(1),
+      `${Math.round(CHUNK / prompt.total)}`,
+    ]);
+  }
+  table(rows);
+}
+
 await new Command("roofline")
   .description("tokens per second that GPUs can reach at most: a model, nothing is measured")
   .option("--model <name or file>", `a config.json, or ${Object.keys(shapes).join(", ")}`, "v2")
@@ -146,6 +209,7 @@ await new Command("roofline")
   .option("--ranks <count>", "GPUs", number, 8)
   .option("--context <tokens>", "cached tokens of each sequence", number, 2048)
   .option("--ops", "each op of the decode steps", false)
+  .option("--host <name>", `one GPU, experts in the memory of: ${Object.keys(hosts).join(", ")}`)
   .action(async (options: Options) => {
     const c = await configOf(options.model);
     const chosen = options.device === "all" ? Object.values(devices) : [devices[options.device]];
@@ -157,6 +221,12 @@ await new Command("roofline")
         cacheBytesPerToken(c, "bf16")
       } bytes a token in bf16`,
     );
+    if (options.host !== undefined) {
+      const host = hosts[options.host];
+      if (!host) throw new Error(`no host ${options.host}: ${Object.keys(hosts).join(", ")}`);
+      for (const device of chosen) printHybrid(c, device!, host, options.context);
+      return console.log("\nData sheets: see bench/roofline/devices.ts. All else is a model.");
+    }
     for (const device of chosen) printDevice(c, device!, options);
     console.log(`
 Published (DeepSeek-V2, section 3.2.3): above 50K generated and 100K prompt tokens per second on 8 x H800,

@@ -165,7 +165,15 @@ function progressCounter(
   };
 }
 
-function modelProto(
+/**
+ * The model file of a graph.
+ *
+ * @param builder The graph and its weights.
+ * @param layout Where the weights lie.
+ * @param metadata Beside the contract's version.
+ * @returns It.
+ */
+export function modelProto(
   builder: DecoderBuilder,
   layout: DataLayout,
   metadata: Record<string, string>,

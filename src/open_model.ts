@@ -4,10 +4,12 @@
  */
 import { type Backend, type BackendInfo, type BackendName, BACKENDS } from "./backend/backend.ts";
 import { keepChoice, keptChoice, machineName } from "./backend/kept_choices.ts";
+import { openCudaBackend } from "./backend/native/cuda_backend.ts";
 import { openNativeBackend } from "./backend/native/native_backend.ts";
 import { openOrtBackend, type OrtModule } from "./backend/ort.ts";
 import { type BackendTrial, fastest, tryBackends } from "./backend/trials.ts";
 import type { EngineBuild } from "./backend/wasm/engine_module.ts";
+import type { ExpertsPlace } from "./backend/native/placement.ts";
 import type { CacheType } from "./backend/wasm/opcodes.ts";
 import { openWasmBackend } from "./backend/wasm/wasm_backend.ts";
 import type { EngineOptions } from "./engine/engine_options.ts";
@@ -32,7 +34,7 @@ export interface OpenOptions extends EngineOptions {
   /**
    * What computes: `wasm` (the default) runs everywhere, `ort` runs the file's function bodies on ONNX
    * Runtime, `ort-native` runs this library's kernels inside ONNX Runtime, by a native library that
-   * `hybridseek gpu build` makes. `auto` opens each in turn, computes a chunk of a prompt and 8 tokens, and
+   * `hybridseek gpu build` makes, `cuda` does so on an NVIDIA GPU. `auto` opens each in turn, computes a chunk of a prompt and 8 tokens, and
    * takes the fastest; the choice is kept for this package and machine (in the user's cache, where there are
    * files).
    */
@@ -42,7 +44,7 @@ export interface OpenOptions extends EngineOptions {
   /** For `ort`: the imported `onnxruntime-node` or `onnxruntime-web`. */
   ort?: OrtModule;
   /**
-   * For `ort-native`: the path of ONNX Runtime's library. By default the environment's
+   * For `ort-native` and `cuda`: the path of ONNX Runtime's library. By default the environment's
    * HYBRIDSEEK_ONNXRUNTIME, else that of the npm package onnxruntime-node.
    */
   onnxruntime?: string;
@@ -61,15 +63,15 @@ export interface OpenOptions extends EngineOptions {
   /** For `wasm`: a certain build of the engine; the best one that the runtime accepts by default. */
   build?: EngineBuild;
   /**
-   * For `wasm` and `ort-native`: how many threads compute, 1 to 64. By default one per core. On `wasm` they
-   * are workers that share one memory; the caller's own thread computes a small model, and where threads
+   * For `wasm`, `ort-native` and what `cuda` leaves to the host: how many threads compute, 1 to 64. By default
+   * one per core. On `wasm` they are workers that share one memory; the caller's own thread computes a small model, and where threads
    * can not be had.
    */
   threads?: number;
   /**
    * For `wasm`: memory that may be taken, bytes; what the runtime grants by default. Where it is too little
    * for all weights, experts are read when they are chosen, which takes workers; see
-   * {@linkcode LLM.expertStats}.
+   * {@linkcode LLM.expertStats}. For `cuda`: what experts may take of the host's; by default what is free.
    */
   memoryBytes?: number;
   /**
@@ -78,8 +80,27 @@ export interface OpenOptions extends EngineOptions {
    * is refused where it can not be done.
    */
   hugePages?: boolean;
-  /** For `wasm`: how the cache is stored, `f32` (the default), `bf16` or `int8`. */
-  cacheType?: CacheType;
+  /**
+   * How the cache is stored: on `wasm` `f32` (the default), `bf16` or `int8`, on `cuda` `bf16` (the default) or
+   * `fp8` (e4m3).
+   */
+  cacheType?: CacheType | "fp8";
+  /**
+   * For `cuda`: the part of the GPU's memory that may be taken, above 0 to 1, with what other programs have of it.
+   * 0.9 by default. The cache gets what weights and steps leave, unless `cacheTokens` says otherwise.
+   */
+  gpuMemory?: number;
+  /**
+   * For `cuda`: whether steps that decode are captured as CUDA graphs when their shape comes back. Default false:
+   * no GPU has run it yet.
+   */
+  cudaGraphs?: boolean;
+  /**
+   * For `cuda`: where the routed experts of a model are. `gpu` is the default; a number: those of so many layers,
+   * the last ones, are in the host's memory, where the CPU computes them; `cpu`: all of them. A model that does
+   * not fit the GPU is refused with the number that fits.
+   */
+  experts?: ExpertsPlace;
   /**
    * For `wasm`: whether a request gives the same bytes alone and in any batch, however its prompt is cut
    * into steps, and on every machine; true by default. `false` makes long prompts faster: latent attention
@@ -94,7 +115,7 @@ export interface OpenOptions extends EngineOptions {
   generationConfig?: false;
   /** `false`: files are not compared with the package's hashes. */
   verify?: boolean;
-  /** For `wasm` and `ort-native`: told what was chosen and what it takes, before anything is loaded. */
+  /** For `wasm`, `ort-native` and `cuda`: told what was chosen and what it takes, before anything is loaded. */
   onPlan?: (info: BackendInfo) => void;
   /** Told of the bytes loaded so far and in all. */
   onProgress?: (doneBytes: number, totalBytes: number) => void;
@@ -106,7 +127,7 @@ export interface OpenOptions extends EngineOptions {
 const DEFAULT_CONTEXT = 8192;
 
 /** What `auto` tries: what is likely the fastest first, since slower ones are given up early. */
-const TRIED: readonly BackendName[] = ["ort-native", "wasm", "ort"];
+const TRIED: readonly BackendName[] = ["cuda", "ort-native", "wasm", "ort"];
 
 /** A model's parts. */
 export interface OpenedModel {
@@ -147,17 +168,24 @@ export async function openModel(
     const tokenizer = await openTokenizer(model);
     const { ort, onnxruntime, threads, onPlan, onProgress: onLoaded } = options;
     const { build, memoryBytes, hugePages, cacheType, exact } = options;
-    const { tensorParallel, dataParallelAttention } = options;
+    const { tensorParallel, dataParallelAttention, gpuMemory, cudaGraphs, experts } = options;
     const open: Record<BackendName, () => Promise<Backend>> = {
       "wasm": () =>
         openWasmBackend(model, graph, spec, {
-          ...{ ...sizes, build, threads, memoryBytes, hugePages, cacheType, exact },
+          ...{ ...sizes, build, threads, memoryBytes, hugePages, exact },
+          // Checked there: a type that it does not have is refused.
+          cacheType: cacheType as CacheType | undefined,
           ...{ onPlan, onLoaded },
         }),
       "ort": () => openOrtBackend(model, graph, spec, { ...sizes, ort }),
       "ort-native": () =>
         openNativeBackend(model, graph, spec, {
           ...{ ...sizes, onnxruntime, threads, onPlan, tensorParallel, dataParallelAttention },
+        }),
+      "cuda": () =>
+        openCudaBackend(model, graph, spec, {
+          ...{ ...sizes, onnxruntime, threads, cacheType, gpuMemory, cudaGraphs, onPlan },
+          ...{ experts, memoryBytes },
         }),
     };
     try {
@@ -180,10 +208,17 @@ async function openFastest(
   options: OpenOptions,
 ): Promise<OpenedModel> {
   const { verify, signal, threads, tensorParallel, dataParallelAttention } = options;
+  const { cacheType, experts } = options;
   const model = await ModelPackage.open(location ?? embeddedModel(), { verify, signal });
   const { address, manifest } = model;
   await model.close();
-  const asked = JSON.stringify({ threads, tensorParallel, dataParallelAttention });
+  const asked = JSON.stringify({
+    threads,
+    tensorParallel,
+    dataParallelAttention,
+    cacheType,
+    experts,
+  });
   const key = `${VERSION}, ${await identityOf(manifest)}, ${await machineName()}, ${asked}`;
   const known = await keptChoice(key);
   const kept = BACKENDS.find((name) => name === known);
@@ -219,7 +254,8 @@ async function openFastest(
 
 function checkSizes(
   spec: ModelSpec,
-  { backend = "wasm", contextLength, cacheTokens, tensorParallel = 1 }: OpenOptions,
+  { backend = "wasm", contextLength, cacheTokens, tensorParallel = 1, experts = "gpu" }:
+    OpenOptions,
 ): { contextLength: number; cacheTokens: number | undefined } {
   const check = (field: string, value: number, least: number, most: number) => {
     if (Number.isInteger(value) && value >= least && value <= most) return;
@@ -240,6 +276,13 @@ function checkSizes(
       "tensorParallel",
       `Cannot open the model: tensorParallel is ${tensorParallel}, backend ${backend} computes in one process; ` +
         "use ort-native.",
+    );
+  }
+  if (experts !== "gpu" && backend !== "cuda") {
+    throw new InvalidArgumentError(
+      "experts",
+      `Cannot open the model: experts is ${JSON.stringify(experts)}, backend ${backend} ` +
+        "computes on the CPU alone; use cuda.",
     );
   }
   const context = contextLength ?? Math.min(spec.contextLength, DEFAULT_CONTEXT);

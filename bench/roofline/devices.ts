@@ -23,7 +23,7 @@ const GB = 1e9;
 const GiB = 2 ** 30;
 const TB = 1e12;
 
-/** SXM modules (HGX boards), published figures: NVIDIA's data sheets. */
+/** Published figures: NVIDIA's data sheets of SXM modules (HGX boards), and its GA102 whitepaper. */
 export const devices: Readonly<Record<string, Device>> = {
   a100: {
     name: "A100 80 GB",
@@ -64,5 +64,52 @@ export const devices: Readonly<Record<string, Device>> = {
     bf16: 2250e12,
     fp8: 4500e12,
     link: 900 * GB,
+  },
+  rtx3070: {
+    name: "GeForce RTX 3070",
+    memory: 8 * GiB,
+    bandwidth: 448 * GB,
+    bf16: 40.6e12, // f32 sums
+    fp8: 0,
+    link: 31.5 * GB, // PCI Express 4
+  },
+};
+
+/** Limits of a machine with one GPU. */
+export interface Host {
+  /** What it is. */
+  name: string;
+  /** Memory, in bytes. */
+  memory: number;
+  /** Memory bandwidth, in bytes per second. */
+  bandwidth: number;
+  /** int8 operations per second: two multiply-adds of 128 bits a cycle and core, as the CPU kernels are built. */
+  operations: number;
+  /** Bytes per second from and to the GPU, each. */
+  link: number;
+}
+
+/** Bytes per second of DDR5. @param channels Of 64 bits. @param rate Transfers per second. @returns It. */
+const ddr5 = (channels: number, rate: number) => channels * 8 * rate;
+/** int8 operations of cores at a clock that they hold. */
+const int8 = (cores: number, hertz: number) => cores * hertz * 2 * 16 * 2;
+/** Bytes per second of 16 lanes of PCI Express. @param rate Transfers per second of a lane. @returns It. */
+const pcie = (rate: number) => 16 * rate * 128 / 130 / 8;
+
+/** Machines as they are sold; not certain ones. */
+export const hosts: Readonly<Record<string, Host>> = {
+  desktop: {
+    name: "8 cores of 4 GHz, 2 channels of DDR5-5600, PCIe 4",
+    memory: 32 * GiB,
+    bandwidth: ddr5(2, 5.6e9),
+    operations: int8(8, 4e9),
+    link: pcie(16e9),
+  },
+  server: {
+    name: "32 cores of 2 GHz, 8 channels of DDR5-4800, PCIe 5",
+    memory: 128 * GiB,
+    bandwidth: ddr5(8, 4.8e9),
+    operations: int8(32, 2e9),
+    link: pcie(32e9),
   },
 };

@@ -27,12 +27,12 @@ export interface ModelConfig {
   v_head_dim: number;
 }
 
-/** How weights are stored: int4 in blocks of 64 with an f16 scale. */
+/** How weights are stored: int4 in blocks of 32 with an f16 scale, as packages have it. */
 export type WeightStorage = "bf16" | "fp8" | "int4";
 const weightBytes: Readonly<Record<WeightStorage, number>> = {
   bf16: 2,
   fp8: 1,
-  int4: 0.5 + 2 / 64,
+  int4: 0.5 + 2 / 32,
 };
 
 /** How the latent cache is stored: fp8 as FlashMLA's rows, 6bit as the paper's (section 3.2.3). */

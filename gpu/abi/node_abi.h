@@ -37,6 +37,8 @@ HYBRIDSEEK_NAPI(napi_create_object, napi_env, napi_value*);
 HYBRIDSEEK_NAPI(napi_create_array, napi_env, napi_value*);
 HYBRIDSEEK_NAPI(napi_set_element, napi_env, napi_value array, uint32_t index, napi_value);
 HYBRIDSEEK_NAPI(napi_create_arraybuffer, napi_env, size_t bytes, void** data, napi_value*);
+HYBRIDSEEK_NAPI(napi_create_external_arraybuffer, napi_env, void* data, size_t bytes, napi_finalize, void* hint,
+                napi_value*);
 HYBRIDSEEK_NAPI(napi_create_typedarray, napi_env, int type, size_t length, napi_value buffer, size_t offset,
                 napi_value*);
 HYBRIDSEEK_NAPI(napi_create_error, napi_env, napi_value code, napi_value message, napi_value*);

@@ -14,6 +14,7 @@ struct OrtEnv;
 struct OrtSession;
 struct OrtSessionOptions;
 struct OrtRunOptions;
+struct OrtCudaOptions;
 struct OrtIoBinding;
 struct OrtValue;
 struct OrtMemoryInfo;
@@ -57,6 +58,7 @@ enum ElementType : int {
   X(26, CreateCustomOpDomain, OrtStatus*, const char* name, OrtCustomOpDomain** out)                  \
   X(27, CustomOpDomain_Add, OrtStatus*, OrtCustomOpDomain*, const OrtCustomOp*)                       \
   X(28, AddCustomOpDomain, OrtStatus*, OrtSessionOptions*, OrtCustomOpDomain*)                        \
+  X(39, CreateRunOptions, OrtStatus*, OrtRunOptions** out)                                            \
   X(48, CreateTensorAsOrtValue, OrtStatus*, OrtAllocator*, const int64_t* dims, size_t rank, int type, \
     OrtValue** out)                                                                                   \
   X(49, CreateTensorWithDataAsOrtValue, OrtStatus*, const OrtMemoryInfo*, void* data, size_t bytes,   \
@@ -89,6 +91,7 @@ enum ElementType : int {
   X(94, ReleaseMemoryInfo, void, OrtMemoryInfo*)                                                      \
   X(95, ReleaseSession, void, OrtSession*)                                                            \
   X(96, ReleaseValue, void, OrtValue*)                                                                \
+  X(97, ReleaseRunOptions, void, OrtRunOptions*)                                                      \
   X(98, ReleaseTypeInfo, void, OrtTypeInfo*)                                                          \
   X(99, ReleaseTensorTypeAndShapeInfo, void, OrtTensorInfo*)                                          \
   X(100, ReleaseSessionOptions, void, OrtSessionOptions*)                                             \
@@ -99,7 +102,14 @@ enum ElementType : int {
   X(135, ReleaseIoBinding, void, OrtIoBinding*)                                                       \
   X(136, BindInput, OrtStatus*, OrtIoBinding*, const char* name, const OrtValue*)                     \
   X(137, BindOutput, OrtStatus*, OrtIoBinding*, const char* name, const OrtValue*)                    \
+  X(165, AddRunConfigEntry, OrtStatus*, OrtRunOptions*, const char* key, const char* value)           \
   X(193, KernelContext_GetGPUComputeStream, OrtStatus*, const OrtKernelContext*, void** out)          \
+  X(204, SessionOptionsAppendExecutionProvider_CUDA_V2, OrtStatus*, OrtSessionOptions*,                \
+    const OrtCudaOptions*)                                                                            \
+  X(205, CreateCUDAProviderOptions, OrtStatus*, OrtCudaOptions** out)                                 \
+  X(206, UpdateCUDAProviderOptions, OrtStatus*, OrtCudaOptions*, const char* const* keys,             \
+    const char* const* values, size_t count)                                                          \
+  X(208, ReleaseCUDAProviderOptions, void, OrtCudaOptions*)                                           \
   X(210, AddExternalInitializers, OrtStatus*, OrtSessionOptions*, const char* const* names,           \
     const OrtValue* const* values, size_t count)                                                      \
   X(230, KernelInfo_GetInputCount, OrtStatus*, const OrtKernelInfo*, size_t* out)                     \

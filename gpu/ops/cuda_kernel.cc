@@ -3,6 +3,7 @@
 #ifdef HYBRIDSEEK_EMULATED_CUDA
 extern "C" int cudaHostRegister(void* memory, size_t bytes, unsigned flags);
 extern "C" int cudaHostUnregister(void* memory);
+extern "C" int cudaPointerGetAttributes(void* attributes, const void* pointer);
 #endif
 
 namespace hybridseek {
@@ -31,12 +32,26 @@ size_t element_bytes(int type) {
   }
 }
 
+#ifdef HYBRIDSEEK_EMULATED_CUDA
+// Whether the emulated runtime has made it.
+bool is_of_device(const void* data) {
+  struct {
+    int type, device;
+    void *on_device, *on_host;
+  } attributes{};
+  constexpr int kDevice = 2;
+  cuda::check(cudaPointerGetAttributes(&attributes, data), "cudaPointerGetAttributes");
+  return attributes.type == kDevice;
+}
+#endif
+
 }  // namespace
 
 CudaKernel::CudaKernel(const NodeInfo& node) : Kernel(node, device_memory(node.ort())) {}
 
 OnDevice::OnDevice(const void* data, size_t bytes) : data_(bytes > 0 ? data : nullptr) {
 #ifdef HYBRIDSEEK_EMULATED_CUDA
+  if (data_ && is_of_device(data_)) data_ = nullptr;
   if (data_) cuda::check(cudaHostRegister(const_cast<void*>(data), bytes, 0), "cudaHostRegister");
 #else
   static_cast<void>(data_);

@@ -28,6 +28,7 @@ Schema latent_schema(int cache) {
                 infer};
   add_step_inputs(schema.inputs);
   schema.inputs.push_back({"cache", cache});
+  schema.inputs.push_back({"plan", kInt32, /*optional*/ true});
   return schema;
 }
 

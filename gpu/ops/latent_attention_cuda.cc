@@ -2,8 +2,8 @@
 #include <map>
 #include <mutex>
 
+#include "attention_plan.h"
 #include "cuda_kernel.h"
-#include "latent_attention/latent_attention.h"
 #include "latent_node.h"
 #include "ops.h"
 #include "step_batch.h"
@@ -12,69 +12,29 @@ namespace hybridseek {
 
 namespace {
 
-constexpr size_t kFloatWorkspace = size_t{128} << 20;
-
-// A step's plan and its tables on the device. The first layer of a step computes it, the others find it: it
-// is theirs if the step's indices are the same, byte for byte.
-class StepPlan {
+// The plan of a queue's steps, in sessions whose graph is not given one: the first layer of a step makes it,
+// the others find it. It is theirs if the step's indices are the same, byte for byte.
+class QueuePlan : public AttentionPlan {
  public:
-  // The plan of a queue: what comes later on it waits until kernels have read what is written over.
-  static StepPlan& of(void* stream) {
+  static QueuePlan& of(void* stream) {
     static std::mutex mutex;
     // Never freed: when the process ends, the CUDA runtime may have ended before.
-    static auto* plans = new std::map<void*, std::unique_ptr<StepPlan>>;
+    static auto* plans = new std::map<void*, std::unique_ptr<QueuePlan>>;
     std::lock_guard<std::mutex> lock(mutex);
     auto& plan = (*plans)[stream];
-    if (!plan) plan = std::make_unique<StepPlan>();
+    if (!plan) plan = std::make_unique<QueuePlan>();
     return *plan;
   }
-
-  // Held while a layer launches.
-  std::mutex mutex;
 
   void prepare(const cpu::Batch& batch, uint32_t heads, uint32_t block_size, void* stream) {
     std::vector<int32_t> key = key_of(batch, heads, block_size);
     if (key == key_) return;
     key_.clear();  // until all has gone well
-    std::vector<int32_t> starts{0}, lengths, block_starts{0}, indices(batch.slots, batch.slots + batch.tokens);
-    causal = false;
-    for (size_t b = 0; b < batch.sequences; b++) {
-      int32_t queries = batch.query_starts[b + 1] - batch.query_starts[b];
-      if (queries == 0) continue;
-      causal |= queries > 1;
-      const int32_t* table = batch.block_tables + b * batch.table_width;
-      size_t blocks = (static_cast<size_t>(batch.context_lengths[b]) + block_size - 1) / block_size;
-      indices.insert(indices.end(), table, table + blocks);
-      starts.push_back(batch.query_starts[b + 1]);
-      lengths.push_back(batch.context_lengths[b]);
-      block_starts.push_back(block_starts.back() + static_cast<int32_t>(blocks));
-    }
-    tables_.resize(LATENT_ATTENTION_INT_WORKSPACE);
-    int code = latent_attention_plan(starts.data(), block_starts.data(), lengths.data(),
-                                     static_cast<uint32_t>(lengths.size()), heads, block_size, causal,
-                                     tables_.data(), kFloatWorkspace, &plan);
-    cuda::check(code, "the plan of LatentAttention");
-    if (!ints.data()) {
-      ints = cuda::Buffer(LATENT_ATTENTION_INT_WORKSPACE);
-      floats = cuda::Buffer(kFloatWorkspace);
-    }
-    if (indices_.bytes() < indices.size() * 4) indices_ = cuda::Buffer(indices.size() * 8);
-    // From memory that is not pinned: the call has read it when it returns.
-    auto copy = [&](void* to, const void* from, size_t bytes) {
-      cuda::check(cudaMemcpyAsync(to, from, bytes, cuda::kToDevice, stream), "cudaMemcpyAsync");
-    };
-    copy(ints.data(), tables_.data(), plan.staged_bytes);
-    copy(indices_.data(), indices.data(), indices.size() * 4);
-    slots = static_cast<const int32_t*>(indices_.data());
-    block_indices = slots + batch.tokens;
+    // What is written over may be about to be copied.
+    cuda::check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+    make(batch, heads, block_size);
     key_ = std::move(key);
   }
-
-  LatentAttentionPlan plan{};
-  bool causal = false;
-  cuda::Buffer ints, floats;
-  const int32_t* slots = nullptr;
-  const int32_t* block_indices = nullptr;
 
  private:
   static std::vector<int32_t> key_of(const cpu::Batch& b, uint32_t heads, uint32_t block_size) {
@@ -90,8 +50,6 @@ class StepPlan {
   }
 
   std::vector<int32_t> key_;
-  std::vector<uint8_t> tables_;
-  cuda::Buffer indices_;
 };
 
 class LatentAttentionCuda : public CudaKernel {
@@ -116,6 +74,7 @@ class LatentAttentionCuda : public CudaKernel {
       throw node.error("this GPU has no kernel for such a cache: bfloat16 needs compute capability 8.0 or later, "
                        "float8e4m3fn 8.0, 9.0 or one with 129536 bytes of shared memory for a block.");
     }
+    planned_ = node.input_count() > kPlan;
     size_t row = sizes_.rank * 2 * sizes_.heads;
     key_up_ = cuda::Buffer(row * sizes_.nope);
     value_up_ = cuda::Buffer(row * sizes_.value);
@@ -129,7 +88,8 @@ class LatentAttentionCuda : public CudaKernel {
 
   void run(const Run& run) const override {
     LatentStep in(run, sizes_);
-    StepBatch batch = read_step_batch(run, kSlots, in.tokens, in.cache.dim(0), in.cache.dim(1));
+    std::shared_ptr<AttentionPlan> given;
+    if (planned_) given = given_plan(run, in);
     auto columns = static_cast<int64_t>(sizes_.heads * sizes_.value);
     auto y = static_cast<float*>(run.output(0, {in.tokens, columns}));
     void* rows = run.output(1, in.cache.type.dims);
@@ -149,7 +109,7 @@ class LatentAttentionCuda : public CudaKernel {
     if (in.tokens == 0) return;
 
     // Queries before and after W_UK, their rotated part, and the result in the latent space: bf16.
-    size_t vectors = batch.batch.tokens * sizes_.heads;
+    size_t vectors = static_cast<size_t>(in.tokens) * sizes_.heads;
     size_t parts[] = {vectors * sizes_.nope * 2, vectors * sizes_.rank * 2, vectors * sizes_.rope * 2,
                       vectors * sizes_.rank * 2};
     size_t bytes = parts[0] + parts[1] + parts[2] + parts[3];
@@ -157,9 +117,14 @@ class LatentAttentionCuda : public CudaKernel {
     seen.emplace_back(scratch.data(), bytes);
     auto at = static_cast<uint8_t*>(scratch.data());
 
-    StepPlan& plan = StepPlan::of(stream);
+    AttentionPlan& plan = given ? *given : QueuePlan::of(stream);
     std::lock_guard<std::mutex> lock(plan.mutex);
-    plan.prepare(batch.batch, number(sizes_.heads), static_cast<uint32_t>(in.cache.dim(1)), stream);
+    if (!given) {
+      StepBatch step = read_step_batch(run, kSlots, in.tokens, in.cache.dim(0), in.cache.dim(1));
+      static_cast<QueuePlan&>(plan).prepare(step.batch, number(sizes_.heads),
+                                            static_cast<uint32_t>(in.cache.dim(1)), stream);
+    }
+    plan.upload(this, stream);
     LatentAttentionStep step{};
     step.tokens = static_cast<uint32_t>(in.tokens);
     step.heads = number(sizes_.heads);
@@ -172,7 +137,7 @@ class LatentAttentionCuda : public CudaKernel {
     step.norm_weight = in.norm_weight.as<float>();
     step.cos = in.cos.as<float>();
     step.sin = in.sin.as<float>();
-    step.slots = plan.slots;
+    step.slots = plan.slots();
     step.key_up = key_up_.data();
     step.value_up = value_up_.data();
     step.cache = rows;
@@ -182,18 +147,32 @@ class LatentAttentionCuda : public CudaKernel {
     step.output = at += parts[2];
     step.y = y;
     cuda::check(latent_attention_prepare(&step, stream), place.c_str());
-    LatentAttentionTensors tensors{step.query_latent,  step.query_rotary,  rows,          plan.block_indices,
-                                   step.output,        nullptr,            plan.ints.data(), plan.floats.data(),
-                                   sizes_.scale,       /*cache_scale*/ 1};
+    LatentAttentionTensors tensors{step.query_latent, step.query_rotary, rows,        plan.block_indices(),
+                                   step.output,       nullptr,           plan.ints(), plan.floats(),
+                                   sizes_.scale,      /*cache_scale*/ 1};
     cuda::check(attend_(&plan.plan, &tensors, plan.causal, stream), place.c_str());
     cuda::check(latent_attention_project(&step, stream), place.c_str());
   }
 
  private:
+  // The plan that the graph's input names; it was made of a checked step.
+  std::shared_ptr<AttentionPlan> given_plan(const Run& run, const LatentStep& in) const {
+    int32_t name = *run.input(kPlan, {1}).as<const int32_t>();
+    auto plan = find_plan(name);
+    if (!plan) throw run.error("there is no plan " + std::to_string(name) + ".");
+    if (static_cast<int64_t>(plan->tokens) != in.tokens || plan->heads != sizes_.heads ||
+        static_cast<int64_t>(plan->block_size) != in.cache.dim(1) ||
+        static_cast<int64_t>(plan->blocks) != in.cache.dim(0)) {
+      throw run.error("plan " + std::to_string(name) + " is that of another step.");
+    }
+    return plan;
+  }
+
   static uint32_t number(size_t n) { return static_cast<uint32_t>(n); }
 
   cpu::LatentSizes sizes_;
   bool fp8_;
+  bool planned_;
   AttentionKernel attend_;
   cuda::Buffer key_up_, value_up_;
 };
@@ -213,10 +192,11 @@ AttentionKernel attention_kernel(bool fp8) {
 }
 
 std::unique_ptr<Op> latent_attention_cuda(const OrtFunctions& ort) {
-  // The step's indices are read on the host, for the plan.
+  // The step's indices are read on the host, for the plan, or that plan's number is.
   static const Schema schema = [] {
     Schema all = latent_schema(kAnyType);
     for (size_t i = kSlots; i < kCache; i++) all.inputs[i].host = true;
+    all.inputs[kPlan].host = true;
     return all;
   }();
   return op_of<LatentAttentionCuda>(ort, schema, kCudaProvider);

@@ -7,7 +7,7 @@
 
 namespace hybridseek {
 
-enum LatentInput { kQuery, kLatent, kNormWeight, kKvB, kCos, kSin, kSlots, kCache = 10 };
+enum LatentInput { kQuery, kLatent, kNormWeight, kKvB, kCos, kSin, kSlots, kCache = 10, kPlan };
 
 // For caches of a type, kAnyType if there are several.
 Schema latent_schema(int cache);

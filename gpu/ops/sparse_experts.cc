@@ -191,4 +191,13 @@ std::unique_ptr<Op> sparse_experts_cpu(const OrtFunctions& ort) {
   return op_of<SparseExperts>(ort, experts_schema(), kCpuProvider);
 }
 
+std::unique_ptr<Op> sparse_experts_host(const OrtFunctions& ort) {
+  static const Schema schema = [] {
+    Schema same = experts_schema();
+    same.name = "HostSparseExperts";
+    return same;
+  }();
+  return op_of<SparseExperts>(ort, schema, kCpuProvider);
+}
+
 }  // namespace hybridseek

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <tuple>
 
 #include "cpu_kernels.h"
 #include "op.h"
@@ -20,27 +21,19 @@ struct StepBatch {
   size_t longest_context;
 };
 
-// Reads slots and what follows from input `first` on, for a cache [blocks, P, ...].
-inline StepBatch read_step_batch(const Run& run, size_t first, int64_t tokens, int64_t blocks,
-                                 int64_t block_size) {
-  Tensor slots = run.input(first, {tokens});
-  Tensor lengths = run.input(first + 2, {-1});
-  int64_t sequences = lengths.dim(0);
-  Tensor starts = run.input(first + 1, {sequences + 1});
-  Tensor tables = run.input(first + 3, {sequences, -1});
-  int64_t width = tables.dim(1);
-  auto fail = [&](const char* name, int64_t index, int64_t value, int64_t least, int64_t most) {
-    return run.error(std::string(name) + "[" + std::to_string(index) + "] is " + std::to_string(value) +
-                     ", it can be " + std::to_string(least) + " to " + std::to_string(most) + ".");
-  };
+// Checks a step for a cache [blocks, P, ...] and gives its longest context. `error` makes what is thrown.
+template <typename MakeError>
+size_t check_batch(const cpu::Batch& batch, int64_t blocks, int64_t block_size, MakeError error) {
   auto in_range = [&](const char* name, int64_t index, int64_t value, int64_t least, int64_t most) {
-    if (value < least || value > most) throw fail(name, index, value, least, most);
+    if (value >= least && value <= most) return;
+    throw error(std::string(name) + "[" + std::to_string(index) + "] is " + std::to_string(value) +
+                ", it can be " + std::to_string(least) + " to " + std::to_string(most) + ".");
   };
-  auto slot = slots.as<const int32_t>();
+  auto number = [](size_t n) { return static_cast<int64_t>(n); };
+  int64_t tokens = number(batch.tokens), sequences = number(batch.sequences), width = number(batch.table_width);
+  auto [slot, start, length, table] =
+      std::tie(batch.slots, batch.query_starts, batch.context_lengths, batch.block_tables);
   for (int64_t t = 0; t < tokens; t++) in_range("slots", t, slot[t], 0, blocks * block_size - 1);
-  auto start = starts.as<const int32_t>();
-  auto length = lengths.as<const int32_t>();
-  auto table = tables.as<const int32_t>();
   in_range("query_starts", 0, start[0], 0, 0);
   in_range("query_starts", sequences, start[sequences], tokens, tokens);
   int64_t longest = 0;
@@ -53,9 +46,23 @@ inline StepBatch read_step_batch(const Run& run, size_t first, int64_t tokens, i
       in_range("block_tables", b * width + i, table[b * width + i], 0, blocks - 1);
     }
   }
-  cpu::Batch batch{static_cast<size_t>(tokens), static_cast<size_t>(sequences),
-                   static_cast<size_t>(width), slot, start, length, table};
-  return {batch, static_cast<size_t>(longest)};
+  return static_cast<size_t>(longest);
+}
+
+// Reads slots and what follows from input `first` on, for a cache [blocks, P, ...].
+inline StepBatch read_step_batch(const Run& run, size_t first, int64_t tokens, int64_t blocks,
+                                 int64_t block_size) {
+  Tensor slots = run.input(first, {tokens});
+  Tensor lengths = run.input(first + 2, {-1});
+  int64_t sequences = lengths.dim(0);
+  Tensor starts = run.input(first + 1, {sequences + 1});
+  Tensor tables = run.input(first + 3, {sequences, -1});
+  cpu::Batch batch{static_cast<size_t>(tokens),       static_cast<size_t>(sequences),
+                   static_cast<size_t>(tables.dim(1)), slots.as<const int32_t>(),
+                   starts.as<const int32_t>(),         lengths.as<const int32_t>(),
+                   tables.as<const int32_t>()};
+  size_t longest = check_batch(batch, blocks, block_size, [&](const std::string& what) { return run.error(what); });
+  return {batch, longest};
 }
 
 // How often a cache had to be copied, because a caller did not bind it as input and output.

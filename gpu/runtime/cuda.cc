@@ -175,12 +175,18 @@ HYBRIDSEEK_PASS_ON(cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags,
                    (blocks, kernel, threads, shared, flags))
 HYBRIDSEEK_PASS_ON(cudaMalloc, (void** memory, size_t bytes), (memory, bytes))
 HYBRIDSEEK_PASS_ON(cudaFree, (void* memory), (memory))
+HYBRIDSEEK_PASS_ON(cudaMallocHost, (void** memory, size_t bytes), (memory, bytes))
+HYBRIDSEEK_PASS_ON(cudaFreeHost, (void* memory), (memory))
+HYBRIDSEEK_PASS_ON(cudaMemGetInfo, (size_t * free, size_t* total), (free, total))
 HYBRIDSEEK_PASS_ON(cudaMemcpyAsync, (void* to, const void* from, size_t bytes, int kind, void* stream),
                    (to, from, bytes, kind, stream))
+HYBRIDSEEK_PASS_ON(cudaStreamCreateWithFlags, (void** stream, unsigned flags), (stream, flags))
+HYBRIDSEEK_PASS_ON(cudaStreamDestroy, (void* stream), (stream))
 HYBRIDSEEK_PASS_ON(cudaStreamSynchronize, (void* stream), (stream))
 #ifdef HYBRIDSEEK_EMULATED_CUDA
 HYBRIDSEEK_PASS_ON(cudaHostRegister, (void* memory, size_t bytes, unsigned flags), (memory, bytes, flags))
 HYBRIDSEEK_PASS_ON(cudaHostUnregister, (void* memory), (memory))
+HYBRIDSEEK_PASS_ON(cudaPointerGetAttributes, (void* attributes, const void* pointer), (attributes, pointer))
 #endif
 
 // FlashInfer's host code asks for it in messages only.

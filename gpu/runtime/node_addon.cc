@@ -6,6 +6,9 @@
 #include <cstring>
 
 #include "../abi/node_abi.h"
+#include "../ops/attention_plan.h"
+#include "../ops/cuda_kernel.h"
+#include "../ops/step_batch.h"
 #ifdef HYBRIDSEEK_CUDA
 #include "../ops/cuda_selftest.h"
 #endif
@@ -102,6 +105,8 @@ View view_of(napi_env env, napi_value value) {
 int type_of(const std::string& name) {
   if (name == "float32") return kFloat;
   if (name == "float16") return kFloat16;
+  if (name == "bfloat16") return kBfloat16;
+  if (name == "float8e4m3fn") return kFloat8;
   if (name == "int32") return kInt32;
   if (name == "uint8") return kUint8;
   throw Error(kOrtInvalidArgument, "Cannot make a tensor: no such type as " + name + ".");
@@ -146,7 +151,7 @@ std::shared_ptr<T> unwrap(napi_env env, napi_value value) {
   return object;
 }
 
-constexpr size_t kMostArguments = 5;
+constexpr size_t kMostArguments = 6;
 using Arguments = napi_value[kMostArguments];
 
 // A function of the addon: exceptions become JavaScript's.
@@ -230,16 +235,25 @@ napi_value open_runtime(napi_env env, Arguments& arguments) {
   return result;
 }
 
-// createSession(runtimePath, model, folder, threads, [name, tensor][]?): Promise<Session>
+// Whether an argument was left out.
+bool is_missing(napi_env env, napi_value value) {
+  int type = kNapiUndefined;
+  check_napi(napi_typeof(env, value, &type));
+  return type == kNapiUndefined;
+}
+
+// createSession(runtimePath, model, folder, threads, [name, tensor][]?,
+//               [arenaBytes, graphs, [name, bytes][]]?): Promise<Session>
 napi_value create_session(napi_env env, Arguments& arguments) {
   struct Create : Work {
     const Runtime* runtime;
     std::string model, folder;
     int threads;
     std::vector<GivenTensor> given;
+    std::unique_ptr<CudaSettings> cuda;
     std::shared_ptr<Session> session;
     void execute() override {
-      session = std::make_shared<Session>(*runtime, model, folder, threads, given);
+      session = std::make_shared<Session>(*runtime, model, folder, threads, given, cuda.get());
     }
     napi_value result(napi_env env) override { return wrap(env, session); }
   };
@@ -249,15 +263,32 @@ napi_value create_session(napi_env env, Arguments& arguments) {
   work->model.assign(static_cast<const char*>(model.data), model.bytes);
   work->folder = string_of(env, arguments[2]);
   work->threads = static_cast<int>(integer_of(env, arguments[3]));
-  int type = kNapiUndefined;
-  check_napi(napi_typeof(env, arguments[4], &type));
-  if (type == kNapiUndefined) return start(env, std::move(work));
-  for (napi_value entry : list_of(env, arguments[4])) {
-    auto parts = list_of(env, entry);
-    if (parts.size() != 2) throw Error(kOrtInvalidArgument, "Cannot open: a weight has two parts.");
-    work->given.push_back({string_of(env, parts[0]), unwrap<DeviceTensor>(env, parts[1])});
+  auto parts_of = [&](napi_value value, size_t count) {
+    auto parts = list_of(env, value);
+    if (parts.size() == count) return parts;
+    throw Error(kOrtInvalidArgument, "Cannot open: a part of an argument is missing.");
+  };
+  if (!is_missing(env, arguments[4])) {
+    for (napi_value entry : list_of(env, arguments[4])) {
+      auto parts = parts_of(entry, 2);
+      work->given.push_back({string_of(env, parts[0]), unwrap<DeviceTensor>(env, parts[1])});
+    }
+  }
+  if (!is_missing(env, arguments[5])) {
+    auto settings = parts_of(arguments[5], 3);
+    work->cuda.reset(new CudaSettings{size_of(env, settings[0]), integer_of(env, settings[1]) != 0, {}});
+    for (napi_value entry : list_of(env, settings[2])) {
+      auto parts = parts_of(entry, 2);
+      work->cuda->on_device.emplace_back(string_of(env, parts[0]), size_of(env, parts[1]));
+    }
   }
   return start(env, std::move(work));
+}
+
+// checkCuda(runtimePath): throws why its CUDA provider can not be had
+napi_value check_cuda(napi_env env, Arguments& arguments) {
+  Runtime::open(string_of(env, arguments[0])).check_cuda();
+  return undefined(env);
 }
 
 // createTensor(runtimePath, device, type, dims): Tensor
@@ -291,15 +322,17 @@ std::vector<HostTensor> host_tensors(napi_env env, napi_value list, std::vector<
   return tensors;
 }
 
-// run(session, inputs, outputs): Promise<void>
+// run(session, inputs, outputs, graph?): Promise<void>
 napi_value run(napi_env env, Arguments& arguments) {
   struct Step : Work {
     std::shared_ptr<Session> session;
     std::vector<HostTensor> inputs, outputs;
-    void execute() override { session->run(inputs, outputs); }
+    int graph = -1;
+    void execute() override { session->run(inputs, outputs, graph); }
   };
   auto work = std::make_unique<Step>();
   work->session = unwrap<Session>(env, arguments[0]);
+  if (!is_missing(env, arguments[3])) work->graph = static_cast<int>(integer_of(env, arguments[3]));
   try {
     work->inputs = host_tensors(env, arguments[1], work->kept);
     work->outputs = host_tensors(env, arguments[2], work->kept);
@@ -339,13 +372,6 @@ napi_value address_of(napi_env env, Arguments& arguments) {
   return result;
 }
 
-// Ranks as JavaScript holds them: with the number by which nodes know them.
-struct Ranks {
-  std::shared_ptr<PointToPoint> known;
-  std::shared_ptr<Communicator> tensors;  // where another transport carries the tensors
-  int64_t number = 0;
-};
-
 napi_value array_of(napi_env env, const std::vector<napi_value>& values) {
   napi_value result = nullptr;
   check_napi(napi_create_array(env, &result));
@@ -354,6 +380,89 @@ napi_value array_of(napi_env env, const std::vector<napi_value>& values) {
   }
   return result;
 }
+
+napi_value number_of(napi_env env, double value) {
+  napi_value result = nullptr;
+  check_napi(napi_create_double(env, value, &result));
+  return result;
+}
+
+// gpu(): [free bytes, bytes, major and minor compute capability, bf16 caches, fp8 caches]
+napi_value gpu(napi_env env, Arguments&) {
+  cuda::open();
+  size_t free = 0, total = 0;
+  cuda::check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  const double values[] = {static_cast<double>(free),
+                           static_cast<double>(total),
+                           static_cast<double>(cuda::attribute(cuda::kMajor)),
+                           static_cast<double>(cuda::attribute(cuda::kMinor)),
+                           static_cast<double>(attention_kernel(false) != nullptr),
+                           static_cast<double>(attention_kernel(true) != nullptr)};
+  std::vector<napi_value> list;
+  for (double value : values) list.push_back(number_of(env, value));
+  return array_of(env, list);
+}
+
+// pinnedMemory(bytes): ArrayBuffer
+napi_value pinned_memory(napi_env env, Arguments& arguments) {
+  cuda::open();
+  size_t bytes = size_of(env, arguments[0]);
+  auto memory = std::make_unique<cuda::Pinned>(std::max<size_t>(bytes, 1));
+  auto finalize = [](napi_env, void*, void* hint) { delete static_cast<cuda::Pinned*>(hint); };
+  napi_value result = nullptr;
+  check_napi(napi_create_external_arraybuffer(env, memory->data(), bytes, finalize, memory.get(), &result));
+  memory.release();
+  return result;
+}
+
+// A plan as JavaScript holds it: with the number by which nodes know it.
+struct Plan {
+  std::shared_ptr<AttentionPlan> plan = std::make_shared<AttentionPlan>();
+  int32_t number = register_plan(plan);
+};
+
+// createPlan([tokens, sequences, tableWidth]): Plan
+napi_value create_plan(napi_env env, Arguments& arguments) {
+  cuda::open();
+  auto most = list_of(env, arguments[0]);
+  if (most.size() != 3) throw Error(kOrtInvalidArgument, "Cannot plan: there must be three sizes.");
+  auto plan = std::make_shared<Plan>();
+  plan->plan->reserve(size_of(env, most[0]), size_of(env, most[1]), size_of(env, most[2]));
+  return wrap(env, std::move(plan));
+}
+
+// planStep(plan, [heads, blockSize, blocks], [slots, queryStarts, contextLengths, blockTables]): number
+napi_value plan_step(napi_env env, Arguments& arguments) {
+  auto plan = unwrap<Plan>(env, arguments[0]);
+  auto sizes = list_of(env, arguments[1]), arrays = list_of(env, arguments[2]);
+  auto error = [](const std::string& what) { return Error(kOrtInvalidArgument, "Cannot plan the step: " + what); };
+  if (sizes.size() != 3 || arrays.size() != 4) throw error("an argument is missing.");
+  std::vector<View> views;
+  for (napi_value array : arrays) {
+    views.push_back(view_of(env, array));
+    if (views.back().type != kInt32) throw error("an array is not of int32.");
+  }
+  auto count = [&](size_t i) { return views[i].bytes / sizeof(int32_t); };
+  auto data = [&](size_t i) { return static_cast<const int32_t*>(views[i].data); };
+  size_t tokens = count(0), sequences = count(2);
+  if (tokens == 0 || sequences == 0 || count(1) != sequences + 1 || count(3) % sequences != 0) {
+    throw error("its arrays do not fit each other.");
+  }
+  cpu::Batch batch{tokens, sequences, count(3) / sequences, data(0), data(1), data(2), data(3)};
+  size_t heads = size_of(env, sizes[0]), block_size = size_of(env, sizes[1]), blocks = size_of(env, sizes[2]);
+  if (heads == 0 || block_size == 0) throw error("it has no heads or no rows in a block.");
+  check_batch(batch, static_cast<int64_t>(blocks), static_cast<int64_t>(block_size), error);
+  plan->plan->make(batch, static_cast<uint32_t>(heads), static_cast<uint32_t>(block_size));
+  plan->plan->blocks = blocks;
+  return number_of(env, plan->number);
+}
+
+// Ranks as JavaScript holds them: with the number by which nodes know them.
+struct Ranks {
+  std::shared_ptr<PointToPoint> known;
+  std::shared_ptr<Communicator> tensors;  // where another transport carries the tensors
+  int64_t number = 0;
+};
 
 napi_value bytes_of(napi_env env, const std::string& bytes) {
   void* data = nullptr;
@@ -418,11 +527,7 @@ napi_value join_by_nccl(napi_env env, Arguments& arguments) {
 // placeOf(ranks): [rank, ranks, number]
 napi_value place_of(napi_env env, Arguments& arguments) {
   auto ranks = unwrap<Ranks>(env, arguments[0]);
-  auto number = [&](int64_t value) {
-    napi_value result = nullptr;
-    check_napi(napi_create_double(env, static_cast<double>(value), &result));
-    return result;
-  };
+  auto number = [&](int64_t value) { return number_of(env, static_cast<double>(value)); };
   return array_of(env, {number(ranks->known->rank), number(ranks->known->ranks), number(ranks->number)});
 }
 
@@ -515,10 +620,16 @@ extern "C" __attribute__((visibility("default"))) napi_value napi_register_modul
     napi_callback function;
   } functions[] = {
       {"openRuntime", guarded<open_runtime>},
+      {"checkCuda", guarded<check_cuda>},
       {"createSession", guarded<create_session>},
       {"createTensor", guarded<create_tensor>},
       {"bindInPlace", guarded<bind_in_place>},
       {"run", guarded<run>},
+      {"gpu", guarded<gpu>},
+      {"pinnedMemory", guarded<pinned_memory>},
+      {"createPlan", guarded<create_plan>},
+      {"planStep", guarded<plan_step>},
+      {"closePlan", guarded<close<Plan>>},
       {"writeTensor", guarded<write_tensor>},
       {"readTensor", guarded<read_tensor>},
       {"copyWithin", guarded<copy_within>},

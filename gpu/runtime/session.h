@@ -2,11 +2,17 @@
 // tensors on a device, bindings. One thread at a time uses a session; runs may be on any thread.
 #pragma once
 
+#include <condition_variable>
+#include <exception>
+#include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
-#include "../abi/ort.h"
+#include "cuda.h"
 
 namespace hybridseek {
 
@@ -19,12 +25,17 @@ class Runtime {
   std::string version() const { return base_->GetVersionString(); }
   // Whether it has what is used of it, see kOrtApiVersion.
   bool suffices() const { return ort_ != nullptr; }
+  // Throws why its CUDA provider can not be had.
+  void check_cuda() const;
 
  private:
   friend class Session;
   friend class DeviceTensor;
   explicit Runtime(const std::string& path);
   const OrtFunctions& ort() const;
+  // How onnxruntime calls a CUDA device's memory.
+  Owned<OrtMemoryInfo> cuda_memory() const;
+  void append_cuda(OrtSessionOptions* options, size_t arena, bool graphs, const cuda::Stream& stream) const;
 
   std::string path_;
   const OrtApiBase* base_ = nullptr;
@@ -33,7 +44,7 @@ class Runtime {
   OrtMemoryInfo* cpu_ = nullptr;
 };
 
-// A tensor in a device's memory. `cpu` is the one device until there are CUDA kernels.
+// A tensor in the memory of a device, `cpu` or `cuda`.
 class DeviceTensor {
  public:
   DeviceTensor(const Runtime& runtime, const std::string& device, int type, const Dims& dims);
@@ -49,6 +60,8 @@ class DeviceTensor {
   friend class Session;
   void check_range(size_t offset, size_t count) const;
 
+  cuda::Buffer memory_;  // none on the CPU
+  Owned<OrtMemoryInfo> info_;
   Owned<OrtValue> value_;
   uint8_t* data_ = nullptr;
   size_t bytes_;
@@ -69,25 +82,70 @@ struct GivenTensor {
   std::shared_ptr<DeviceTensor> tensor;
 };
 
+// How a session uses a CUDA device.
+struct CudaSettings {
+  // Bytes of onnxruntime's arena; weights lie outside of it.
+  size_t arena;
+  // Whether runs may be captured as CUDA graphs.
+  bool graphs;
+  // Inputs and outputs that runs have on the device, and their most bytes; the others are left to onnxruntime.
+  std::vector<std::pair<std::string, size_t>> on_device;
+};
+
+// A thread of its own for the runs of a session: onnxruntime keeps a CUDA device's handles and graphs by thread.
+class RunThread {
+ public:
+  RunThread() : thread_([this] { serve(); }) {}
+  ~RunThread();
+  // Does the work there; one call at a time. Throws what it throws.
+  void call(const std::function<void()>& work);
+
+ private:
+  void serve();
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  const std::function<void()>* work_ = nullptr;
+  std::exception_ptr failure_;
+  bool ends_ = false;
+  std::thread thread_;
+};
+
 // A model that is ready to run, with the ops of this library.
 class Session {
  public:
-  // `model` is an ONNX file's bytes, `folder` where its data files are but for the tensors in `given`.
+  // `model` is an ONNX file's bytes, `folder` where its data files are but for the tensors in `given`. With
+  // `cuda` nodes run on the current device, as far as there are kernels.
   Session(const Runtime& runtime, const std::string& model, const std::string& folder, int threads,
-          const std::vector<GivenTensor>& given);
+          const std::vector<GivenTensor>& given, const CudaSettings* cuda);
 
   // Takes a tensor as an input and as an output of every run: it is updated in place.
   void bind_in_place(const std::string& input, const std::string& output,
                      std::shared_ptr<DeviceTensor> tensor);
-  // Runs the model on these tensors and those bound in place.
-  void run(const std::vector<HostTensor>& inputs, const std::vector<HostTensor>& outputs);
+  // Runs the model on these tensors and those bound in place. Runs with one `graph` >= 0 have the same shapes
+  // and the same memory: the second is captured, later ones replay it.
+  void run(const std::vector<HostTensor>& inputs, const std::vector<HostTensor>& outputs, int graph);
 
  private:
-  Owned<OrtValue> value_of(const HostTensor& tensor) const;
+  // What a session has on a CUDA device.
+  struct CudaSide {
+    CudaSide(Owned<OrtMemoryInfo> memory, bool graphs) : memory(std::move(memory)), graphs(graphs) {}
+    RunThread thread;
+    cuda::Stream stream;
+    Owned<OrtMemoryInfo> memory;
+    std::map<std::string, cuda::Buffer> tensors;
+    bool graphs;
+  };
+
+  Owned<OrtValue> value_of(const HostTensor& tensor, const OrtMemoryInfo* memory) const;
+  void run_here(const std::vector<HostTensor>& inputs, const std::vector<HostTensor>& outputs, int graph);
+  // Binds a tensor of a run, where it is to lie; gives its place on the device, null if it has none.
+  void* bind(const HostTensor& tensor, OrtStatus* (*to)(OrtIoBinding*, const char*, const OrtValue*));
 
   const Runtime& runtime_;
   const OrtFunctions& ort_;
   const std::vector<GivenTensor> given_;
+  std::unique_ptr<CudaSide> cuda_;  // none on the CPU; outlives the session
   Owned<OrtSession> session_;
   Owned<OrtIoBinding> binding_;
   std::vector<std::shared_ptr<DeviceTensor>> bound_;

@@ -5,9 +5,9 @@
 import type { StepLimits, StepPlan } from "./step_plan.ts";
 
 /** Names of the backends. */
-export type BackendName = "wasm" | "ort" | "ort-native";
+export type BackendName = "wasm" | "ort" | "ort-native" | "cuda";
 /** All of them. */
-export const BACKENDS: readonly BackendName[] = ["wasm", "ort", "ort-native"];
+export const BACKENDS: readonly BackendName[] = ["wasm", "ort", "ort-native", "cuda"];
 
 /** What was chosen when a backend was opened. */
 export interface BackendInfo {

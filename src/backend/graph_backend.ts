@@ -34,6 +34,10 @@ export interface StepInput {
 export interface CacheShape {
   /** Its name in the graph; the output is `<name>.out`. */
   name: string;
+  /** Its elements, as the native library calls them. */
+  type: "float32" | "bfloat16" | "float8e4m3fn";
+  /** Bytes of one. */
+  elementBytes: number;
   /** Its shape. */
   dims: [blocks: number, blockSize: number, heads: number, width: number];
 }
@@ -72,7 +76,8 @@ export function cacheShapes(
   { blocks, blockSize }: StepLimits,
 ): CacheShape[] {
   return spec.caches.map(({ name, type, heads, width }) => {
-    if (type === "f32") return { name, dims: [blocks, blockSize, heads, width] };
+    const dims: CacheShape["dims"] = [blocks, blockSize, heads, width];
+    if (type === "f32") return { name, type: "float32", elementBytes: 4, dims };
     throw new UnsupportedError(
       `Cannot open backend ${backend}: cache ${name} is ${type}, not f32.`,
     );
@@ -102,7 +107,7 @@ export function resultNames(graph: GraphModel): string[] {
 export class GraphBackend implements Backend {
   readonly info: BackendInfo;
   readonly limits: StepLimits;
-  readonly cacheLayout = "ort f32";
+  readonly cacheLayout: string;
   readonly blockBytes: number;
   /** Bytes of a block in each cache. */
   readonly #parts: number[];
@@ -122,7 +127,10 @@ export class GraphBackend implements Backend {
     this.#runner = runner;
     this.info = info;
     this.limits = limits;
-    this.#parts = caches.map(({ dims: [, size, heads, width] }) => 4 * size * heads * width);
+    this.cacheLayout = `ort ${info.cacheType}`;
+    this.#parts = caches.map(({ elementBytes, dims: [, size, heads, width] }) =>
+      elementBytes * size * heads * width
+    );
     this.blockBytes = this.#parts.reduce((sum, bytes) => sum + bytes, 0);
     this.#vocabSize = vocabSize;
   }
@@ -196,7 +204,8 @@ export class GraphBackend implements Backend {
   }
 }
 
-function stepInputs(step: StepPlan): StepInput[] {
+/** A step's inputs by name. @param step The step. @returns Them, in the contract's order. */
+export function stepInputs(step: StepPlan): StepInput[] {
   const sequences = step.contextLengths.length;
   const vector = (name: string, values: Int32Array) => ({ name, values, dims: [values.length] });
   return [

@@ -9,7 +9,9 @@ import {
   loadAddon,
   openOnnxRuntime,
 } from "../backend/native/addon.ts";
+import { CUDA_PROVIDER_ADVICE } from "../backend/native/cuda_backend.ts";
 import { HybridseekError, UnsupportedError } from "../errors.ts";
+import { sizeText } from "./size_text.ts";
 import { buildNative, sourceFolder, sourcesHash, TOOLS, toolVersion } from "./native_build.ts";
 
 /** Adds `hybridseek gpu build | doctor | selftest`. @param program To this program. */
@@ -102,6 +104,12 @@ async function examine(): Promise<{ lines: Line[]; usable: boolean }> {
     return runtime;
   });
   if (!addon) say("onnxruntime", "unknown: the native library opens it");
+  if (runtime) {
+    const provider = runtime.path.replace(/[^/\\]*$/, "libonnxruntime_providers_cuda.so");
+    const none = `not beside onnxruntime; backend cuda needs it: ${CUDA_PROVIDER_ADVICE}`;
+    say("CUDA provider", existsSync(provider) ? provider : none);
+  }
+  if (addon?.cuda) say("GPU", gpuText(addon));
   for (const tool of TOOLS) {
     say(tool.name, toolVersion(tool) ?? `not found: ${BUILD_COMMAND} needs it; ${tool.advice}`);
   }
@@ -112,6 +120,18 @@ async function examine(): Promise<{ lines: Line[]; usable: boolean }> {
     say(name, paths(file) ?? `${file} not found: ${absence}`);
   }
   return { lines, usable: runtime !== undefined };
+}
+
+/** What there is of a GPU, or what is missing. */
+function gpuText(addon: Addon): string {
+  try {
+    const [free, total, major, minor, bf16, fp8] = addon.gpu();
+    const caches = [bf16 ? "bf16" : "", fp8 ? "fp8" : ""].filter((name) => name !== "");
+    return `compute capability ${major}.${minor}, ${sizeText(free)} of ${sizeText(total)} free, ` +
+      `caches ${caches.join(" and ") || "none"}`;
+  } catch (cause) {
+    return (cause as Error).message;
+  }
 }
 
 /** Runs a part of the examination; what it throws is a line. */

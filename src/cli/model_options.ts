@@ -8,9 +8,9 @@ import { type BackendInfo, type BackendName, BACKENDS } from "../backend/backend
 import { rankPlace } from "../backend/native/rank_place.ts";
 import { followRanks } from "../backend/native/ranks_backend.ts";
 import { type BackendTrial, fastest } from "../backend/trials.ts";
-import type { CacheType } from "../backend/wasm/opcodes.ts";
 import type { EngineOptions } from "../engine/engine_options.ts";
 import { LLM } from "../llm.ts";
+import type { OpenOptions } from "../open_model.ts";
 import type { SamplingParams } from "../sampling_params.ts";
 import { progressBar } from "./progress_bar.ts";
 import { sizeText } from "./size_text.ts";
@@ -30,7 +30,11 @@ export interface ModelOptions {
   /** Whether the memory has huge pages. */
   hugePages?: boolean;
   /** How the cache is stored. */
-  cacheType?: CacheType;
+  cacheType?: OpenOptions["cacheType"];
+  /** The part of the GPU's memory that may be taken. */
+  gpuMemory?: number;
+  /** Where routed experts are. */
+  experts?: OpenOptions["experts"];
   /** How many processes compute the model together. */
   ranks?: number;
   /** Whether each of them has sequences of its own. */
@@ -64,6 +68,13 @@ export function number(text: string): number {
   const value = Number(text);
   if (text.trim() === "" || Number.isNaN(value)) throw new InvalidOption("It must be a number.");
   return value;
+}
+
+/** Reads where experts are. @param text What was typed. @returns `gpu`, `cpu` or a number of layers. */
+function expertsPlace(text: string): OpenOptions["experts"] {
+  if (text === "gpu" || text === "cpu") return text;
+  if (/^\d+$/.test(text)) return Number(text);
+  throw new InvalidOption("It must be gpu, cpu, or a number of layers.");
 }
 
 /** Bytes of the units of a size. */
@@ -100,8 +111,14 @@ export function addModelOptions(command: Command): Command {
     .option("--no-huge-pages", "do not ask the system for them")
     .option("--memory <size>", "take no more than this, for example 4GB", byteSize)
     .addOption(
-      new Option("--cache-type <type>", "how the cache is stored (default: f32)")
-        .choices(["f32", "bf16", "int8"]),
+      new Option("--cache-type <type>", "how the cache is stored (default: f32, on cuda bf16)")
+        .choices(["f32", "bf16", "int8", "fp8"]),
+    )
+    .option("--gpu-memory <part>", "of the GPU's that may be taken (default: 0.9)", number)
+    .option(
+      "--experts <where>",
+      "on cuda: gpu, cpu, or of how many layers on the cpu",
+      expertsPlace,
     )
     .option("--ranks <count>", "processes that compute together, on ort-native", number)
     .option("--data-parallel-attention", "with --ranks: each has sequences of its own")
@@ -163,6 +180,8 @@ export async function openModel(
       memoryBytes: options.memory,
       hugePages: options.hugePages,
       cacheType: options.cacheType,
+      gpuMemory: options.gpuMemory,
+      experts: options.experts,
       exact: options.exact ? undefined : false,
       onTrials: (trials) => process.stderr.write(trialsText(trials)),
       onPlan: options.model === undefined ? undefined : print,

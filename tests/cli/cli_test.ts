@@ -179,6 +179,7 @@ Deno.test("errors go to standard error with exit code 1, misuse with 2", async (
     [["generate", "-m", "/nowhere", "x"], 1, /^error: Cannot open \/nowhere: it has no manifest/],
     [["generate", "-t", "-1", "x"], 1, /^error: .*temperature/],
     [["generate", "-t", "hot", "x"], 2, /It must be a number/],
+    [["generate", "--experts", "host", "x"], 2, /It must be gpu, cpu, or a number of layers/],
     [["generate", "--choices", "2", "x"], 2, /--choices needs --json/],
     [["generate", "--frobnicate"], 2, /unknown option '--frobnicate'/],
     [["frobnicate"], 2, /unknown command 'frobnicate'/],

@@ -146,7 +146,7 @@ Deno.test("backend auto tries once for a package and machine, and keeps the choi
     }
     assert.equal(seen.length, 1);
     const [trials] = seen as [BackendTrial[]];
-    assert.deepEqual(trials.map(({ backend }) => backend), ["ort-native", "wasm", "ort"]);
+    assert.deepEqual(trials.map(({ backend }) => backend), ["cuda", "ort-native", "wasm", "ort"]);
     assert.match(trials[0]!.failure!, /nowhere/);
     const kept: Record<string, string> = JSON.parse(
       Deno.readTextFileSync(`${cache}/hybridseek/backends.json`),
@@ -176,7 +176,7 @@ Deno.test("what no backend takes is the caller's mistake; otherwise auto says wh
     await refused(
       { threads: 1000, ort: {} as OrtModule },
       undefined,
-      /with any backend\. ort-native: .*1000.* wasm: .*1000.* ort: /,
+      /with any backend\. cuda: .*1000.* ort-native: .*1000.* wasm: .*1000.* ort: /,
     );
   });
 });

@@ -4,7 +4,7 @@
  * bodies on stock onnxruntime-node and by the native library's kernels in it. All open the same file.
  */
 import { strict as assert } from "node:assert";
-import { type Backend, BACKENDS } from "../../src/backend/backend.ts";
+import { type Backend, type BackendName, BACKENDS } from "../../src/backend/backend.ts";
 import { openNativeBackend } from "../../src/backend/native/native_backend.ts";
 import { openOrtBackend } from "../../src/backend/ort.ts";
 import { openWasmBackend } from "../../src/backend/wasm/wasm_backend.ts";
@@ -23,6 +23,8 @@ interface Golden {
   perplexity: { input_ids: number[]; mean_nll: number };
 }
 
+/** Those that need no GPU; `tests/gpu/` has cuda. */
+const backends = BACKENDS.filter((name): name is Exclude<BackendName, "cuda"> => name !== "cuda");
 /** Largest error of a logit, as a fraction of the golden logits' range. */
 const LOGIT_BOUND = 2e-4;
 /** Largest error of a token's negative log-likelihood: that of two logits of this size. */
@@ -84,7 +86,7 @@ for (const name of fixtures) {
 }
 
 for (const name of fixtures.filter((name) => !name.includes("llm"))) {
-  for (const backend of BACKENDS) {
+  for (const backend of backends) {
     const test = `${name} on ${backend}: router choices of the trace`;
     Deno.test(needsShared(test, backend), async () => {
       const { golden, tensors } = goldenOf(name);
@@ -204,7 +206,7 @@ Deno.test(
     };
     const before = await sha256();
     const logits: Float32Array[] = [];
-    for (const backend of BACKENDS) {
+    for (const backend of backends) {
       await using llm = await LLM.open(folder, { backend });
       logits.push((await llm.forward([3, 1, 4, 1, 5, 9, 2, 6])).logits);
       assert.equal(await sha256(), before);

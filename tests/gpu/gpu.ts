@@ -3,6 +3,7 @@
  * @module
  */
 import { buildEmulator, type Emulator } from "../../gpu/emulated.ts";
+import { buildNative } from "../../src/cli/native_build.ts";
 
 /** A Python with numpy and ml_dtypes. */
 export const python: string | undefined = Deno.env.get("HYBRIDSEEK_PYTHON");
@@ -36,6 +37,17 @@ let built: Promise<Emulator> | undefined;
 /** The emulator, built once in a run. */
 export function emulator(): Promise<Emulator> {
   return built ??= buildEmulator();
+}
+
+let library: Promise<string> | undefined;
+
+/** The library whose CUDA kernels serve CPU sessions, built once in a run. */
+export function emulatedLibrary(): Promise<string> {
+  return library ??= (async () => {
+    const folder = `${(await emulator()).folder}/native`;
+    await buildNative({ emulated: folder });
+    return `${folder}/hybridseek.node`;
+  })();
 }
 
 /** Runs a program, shows what it prints, and says whether it ended well. */

@@ -3,26 +3,14 @@
  * kernels, on the emulated runtime; the selftest; and what is said where there is no GPU.
  */
 import { strict as assert } from "node:assert";
-import { buildNative } from "../../src/cli/native_build.ts";
 import { cudaToolchain } from "../../src/cli/cuda_toolchain.ts";
 import { packageOf } from "../packages.ts";
 import { hasShared, shared } from "../shared.ts";
-import { emulator, needs, python, succeeds } from "./gpu.ts";
+import { emulatedLibrary, emulator, needs, python, succeeds } from "./gpu.ts";
 
 const repository = new URL("../../", import.meta.url).pathname;
 const tolerances = new URL("session_tolerances.json", import.meta.url).pathname;
 const fixture = "deepseek-v2-wide";
-
-let built: Promise<string> | undefined;
-
-/** The library whose CUDA kernels serve CPU sessions. */
-function emulatedLibrary(): Promise<string> {
-  return built ??= (async () => {
-    const folder = `${(await emulator()).folder}/native`;
-    await buildNative({ emulated: folder });
-    return `${folder}/hybridseek.node`;
-  })();
-}
 
 async function runsSession(weights: "f32" | "int4", architecture: string): Promise<boolean> {
   const script = `${repository}tests/python/check_cuda_session.py`;

@@ -22,10 +22,12 @@ BLOCK = 16
 
 
 class Session:
-    """The package in a session, with caches of `blocks` blocks; without a library, stock onnxruntime's f32."""
+    """The package in a session, with caches of `blocks` blocks; without a library, stock onnxruntime's f32.
+    `model` stands for the package's file, `outputs` are kept as `results` beside the logits."""
 
-    def __init__(self, package, library, blocks):
-        model = onnx.load(Path(package, "model.onnx"), load_external_data=False)
+    def __init__(self, package, library, blocks, model=None, outputs=("layers.1.experts", "layers.1.weights")):
+        model = model or onnx.load(Path(package, "model.onnx"), load_external_data=False)
+        self.outputs = ("logits", *outputs)
         element = onnx.TensorProto.BFLOAT16 if library else onnx.TensorProto.FLOAT
         caches = [v for v in (*model.graph.input, *model.graph.output) if v.name.startswith("cache.")]
         for value in caches:
@@ -64,10 +66,13 @@ class Session:
                      block_tables=tables, logit_rows=np.arange(len(tokens)))
         for name, value in feeds.items():
             self.binding.bind_cpu_input(name, np.array(value, np.int32))
-        for name in ("logits", "layers.1.experts", "layers.1.weights"):
+        for name in self.outputs:
             self.binding.bind_output(name, "cpu")
         self.session.run_with_iobinding(self.binding)
-        return self.binding.get_outputs()[len(self.caches)].numpy()  # in the order in which they were bound
+        # In the order in which they were bound.
+        values = self.binding.get_outputs()[len(self.caches):]
+        self.results = {name: value.numpy() for name, value in zip(self.outputs, values)}
+        return self.results["logits"]
 
 
 class Check:

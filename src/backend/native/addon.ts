@@ -18,6 +18,17 @@ export type NativeSession = { readonly session: unique symbol };
 export type NativeTensor = { readonly tensor: unique symbol };
 /** The processes that compute a model together, as this one knows them. */
 export type NativeRanks = { readonly ranks: unique symbol };
+/** What the attention kernels of a CUDA device need of a step. */
+export type NativePlan = { readonly plan: unique symbol };
+/** How a session uses a CUDA device. */
+export type CudaSettings = readonly [
+  /** Of ONNX Runtime's arena; weights lie outside of it. */
+  arenaBytes: number,
+  /** Whether runs may be captured as CUDA graphs. */
+  graphs: 0 | 1,
+  /** Inputs and outputs that have a place on the device. */
+  onDevice: readonly [name: string, bytes: number][],
+];
 /** Elements that the library takes. */
 export type NativeValues = Float32Array | Int32Array | Uint8Array;
 /** A tensor over JavaScript's memory, which must stay as it is while a run lasts. */
@@ -41,18 +52,49 @@ export interface Addon {
     threads: number,
     /** Weights in place of those in the data files. */
     given?: readonly [name: string, tensor: NativeTensor][],
+    /** On the current CUDA device. */
+    cuda?: CudaSettings,
   ): Promise<NativeSession>;
+  /** Throws why a library of ONNX Runtime has no CUDA provider that can be used. */
+  checkCuda(runtime: string): void;
+  /** The current CUDA device. Throws what is missing. Whether it has kernels for caches of a type is 0 or 1. */
+  gpu(): [free: number, total: number, major: number, minor: number, bf16: number, fp8: number];
+  /** Memory that a CUDA device copies from and to without a detour. */
+  pinnedMemory(bytes: number): ArrayBuffer;
+  /** Makes room for plans of steps that are at most so large. */
+  createPlan(most: readonly [tokens: number, sequences: number, tableWidth: number]): NativePlan;
+  /** Plans a step's attention, in place of the plan before. Gives the number by which a graph names it. */
+  planStep(
+    plan: NativePlan,
+    sizes: readonly [heads: number, blockSize: number, blocks: number],
+    step: readonly [
+      slots: Int32Array,
+      queryStarts: Int32Array,
+      contextLengths: Int32Array,
+      blockTables: Int32Array,
+    ],
+  ): number;
+  /** Frees a plan once no session uses it. */
+  closePlan(plan: NativePlan): void;
   /** A tensor whose contents are whatever was there. */
   createTensor(
     runtime: string,
-    device: "cpu",
-    type: "float32" | "float16" | "int32" | "uint8",
+    device: "cpu" | "cuda",
+    type: "float32" | "float16" | "bfloat16" | "float8e4m3fn" | "int32" | "uint8",
     dims: readonly number[],
   ): NativeTensor;
   /** Makes a tensor an input and an output of every run. */
   bindInPlace(session: NativeSession, input: string, output: string, tensor: NativeTensor): void;
-  /** Runs the model on another thread. */
-  run(session: NativeSession, inputs: HostTensor[], outputs: HostTensor[]): Promise<void>;
+  /**
+   * Runs the model on another thread. Runs with the same `graph` have the same shapes; from −1, the default, on
+   * a CUDA device they are not captured.
+   */
+  run(
+    session: NativeSession,
+    inputs: HostTensor[],
+    outputs: HostTensor[],
+    graph?: number,
+  ): Promise<void>;
   /** Writes elements from a byte offset on. */
   writeTensor(tensor: NativeTensor, offset: number, from: NativeValues): void;
   /** Reads elements from a byte offset on. */
@@ -128,7 +170,7 @@ async function importNode(): Promise<NodeModules> {
     return { createRequire, env, cwd, platform, arch, existsSync, readdirSync, fileURLToPath };
   } catch (cause) {
     throw new UnsupportedError(
-      "Cannot open backend ort-native: this runtime loads no native libraries; use Deno, Node or Bun, " +
+      "Cannot use the native library: this runtime loads no native libraries; use Deno, Node or Bun, " +
         "or backend wasm.",
       { cause },
     );
@@ -158,10 +200,10 @@ export async function loadAddon(): Promise<Addon> {
   const { createRequire, existsSync } = await (modules ??= importNode());
   const path = await libraryPath();
   const fail = (what: string, cause?: unknown) =>
-    new UnsupportedError(`Cannot open backend ort-native: ${what}.`, { cause });
+    new UnsupportedError(`Cannot use the native library: ${what}.`, { cause });
   if (path === undefined || !existsSync(path)) {
     throw fail(
-      `the native library is not built (${path ?? "these sources are not on a disk"}); run ` +
+      `it is not built (${path ?? "these sources are not on a disk"}); run ` +
         `${BUILD_COMMAND}, or set ${LIBRARY_VARIABLE}`,
     );
   }
@@ -235,7 +277,7 @@ export async function openOnnxRuntime(
   const advice = `run ${INSTALL_COMMAND}, or set ${ONNXRUNTIME_VARIABLE} to the path of a library`;
   const found = path ?? await findOnnxRuntime();
   const fail = (what: string, cause?: unknown) =>
-    new UnsupportedError(`Cannot open backend ort-native: ${what}; ${advice}.`, { cause });
+    new UnsupportedError(`Cannot use ONNX Runtime: ${what}; ${advice}.`, { cause });
   if (found === undefined) throw fail("no ONNX Runtime is installed");
   let runtime: { version: string; suffices: boolean };
   try {

@@ -55,14 +55,7 @@ export async function openNativeBackend(
   options: NativeBackendOptions = {},
 ): Promise<Backend> {
   const { threads } = options;
-  if (
-    threads !== undefined && !(Number.isInteger(threads) && threads >= 1 && threads <= MAX_THREADS)
-  ) {
-    throw new InvalidArgumentError(
-      "threads",
-      `Cannot open the model: threads is ${threads}, it can be 1 to ${MAX_THREADS}.`,
-    );
-  }
+  checkThreads(threads);
   checkRanks(options);
   const addon = await loadAddon();
   const runtime = await openOnnxRuntime(addon, options.onnxruntime);
@@ -102,6 +95,17 @@ export async function openNativeBackend(
     model: fromBinary(ModelProtoSchema, await model.readAll("model.onnx")),
   });
   return new GraphBackend(runner, caches, info, limits, spec.vocabSize);
+}
+
+/** Checks how many threads compute. @param threads As asked for. @throws {InvalidArgumentError} If out of range. */
+export function checkThreads(threads: number | undefined): void {
+  if (
+    threads === undefined || (Number.isInteger(threads) && threads >= 1 && threads <= MAX_THREADS)
+  ) return;
+  throw new InvalidArgumentError(
+    "threads",
+    `Cannot open the model: threads is ${threads}, it can be 1 to ${MAX_THREADS}.`,
+  );
 }
 
 function checkRanks(

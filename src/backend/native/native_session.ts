@@ -75,8 +75,8 @@ export async function openNativeSession(parts: SessionParts): Promise<GraphRunne
   }
   const tensors: NativeTensor[] = [];
   try {
-    for (const { name, dims } of caches) {
-      const tensor = addon.createTensor(runtime, "cpu", "float32", dims);
+    for (const { name, type, dims } of caches) {
+      const tensor = addon.createTensor(runtime, "cpu", type, dims);
       tensors.push(tensor);
       addon.bindInPlace(session, name, `${name}.out`, tensor);
     }
