@@ -40,9 +40,9 @@ class Session:
         for value in model.graph.input:
             if not value.name.startswith("cache."):
                 continue
-            row = value.type.tensor_type.shape.dim[3].dim_value
+            heads, row = (size.dim_value for size in value.type.tensor_type.shape.dim[2:])
             # Rows that nobody wrote are no numbers.
-            shape = (blocks, BLOCK, 1, row)
+            shape = (blocks, BLOCK, heads, row)
             bits = np.full(shape, 0x7FC0, np.uint16) if library else np.full(shape, np.nan, np.float32)
             tensor = onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, element)
             self.caches.append(tensor)
@@ -64,10 +64,12 @@ class Session:
                      block_tables=tables, logit_rows=np.arange(len(tokens)))
         for name, value in feeds.items():
             self.binding.bind_cpu_input(name, np.array(value, np.int32))
-        for name in ("logits", "layers.1.experts", "layers.1.weights"):
+        others = [output.name for output in self.session.get_outputs() if not output.name.startswith("cache.")]
+        for name in others:
             self.binding.bind_output(name, "cpu")
         self.session.run_with_iobinding(self.binding)
-        return self.binding.get_outputs()[len(self.caches)].numpy()  # in the order in which they were bound
+        # In the order in which they were bound.
+        return self.binding.get_outputs()[len(self.caches) + others.index("logits")].numpy()
 
 
 class Check:
