@@ -14,7 +14,6 @@ namespace hybridseek {
 
 namespace {
 
-constexpr int kRow = LATENT_ATTENTION_LATENT + LATENT_ATTENTION_ROTARY;
 constexpr int kRepeats = 20;
 
 // Repeatable numbers: splitmix64.
@@ -253,7 +252,7 @@ SelftestResult test_experts(const char* name, uint32_t format, bool timed) {
 // A layer of latent attention on the device, without its projections: queries in the latent space.
 struct AttentionLayer {
   static constexpr uint32_t kBlock = 16;
-  uint32_t heads;
+  uint32_t heads, width, row_width;  // columns of the latent, and with those of the rotated key
   std::vector<int32_t> starts{0}, block_starts{0}, contexts;
   std::vector<uint16_t> latent, rotary;
   std::vector<uint8_t> cache;
@@ -263,19 +262,19 @@ struct AttentionLayer {
   LatentAttentionTensors tensors{};
   AttentionKernel kernel;
 
-  AttentionLayer(Random& random, AttentionKernel kernel, bool fp8, uint32_t heads,
-                 const std::vector<std::pair<int, int>>& sequences)
-      : heads(heads), fp8(fp8), kernel(kernel) {
+  AttentionLayer(Random& random, AttentionKernel kernel, bool fp8, uint32_t width, uint32_t rotary_width,
+                 uint32_t heads, const std::vector<std::pair<int, int>>& sequences)
+      : heads(heads), width(width), row_width(width + rotary_width), fp8(fp8), kernel(kernel) {
     for (auto [queries, context] : sequences) {
       starts.push_back(starts.back() + queries);
       contexts.push_back(context);
       block_starts.push_back(block_starts.back() + (context + static_cast<int>(kBlock) - 1) / static_cast<int>(kBlock));
     }
     size_t rows = static_cast<size_t>(block_starts.back()) * kBlock, vectors = size_t(starts.back()) * heads;
-    latent = to_bf16(random.numbers(vectors * LATENT_ATTENTION_LATENT));
-    rotary = to_bf16(random.numbers(vectors * LATENT_ATTENTION_ROTARY));
-    cache.resize(rows * kRow * (fp8 ? 1 : 2));
-    for (size_t i = 0; i < rows * kRow; i++) {
+    latent = to_bf16(random.numbers(vectors * width));
+    rotary = to_bf16(random.numbers(vectors * rotary_width));
+    cache.resize(rows * row_width * (fp8 ? 1 : 2));
+    for (size_t i = 0; i < rows * row_width; i++) {
       if (fp8) {
         cache[i] = static_cast<uint8_t>(random.bits() & 0xbf);
       } else {
@@ -297,7 +296,7 @@ struct AttentionLayer {
     for (size_t i = 0; i < std::size(all); i++) buffers[i] = std::move(all[i]);
     tensors = {buffers[0].data(), buffers[1].data(), buffers[2].data(),
                static_cast<int32_t*>(buffers[3].data()), buffers[4].data(), nullptr, buffers[5].data(),
-               buffers[6].data(), kScale, 1};
+               buffers[6].data(), kScale, 1, width, rotary_width};
   }
 
   static constexpr float kScale = 0.0721687836f;  // 192^-0.5
@@ -315,7 +314,7 @@ struct AttentionLayer {
   }
 
   double cached(size_t row, size_t column) const {
-    size_t i = row * kRow + column;
+    size_t i = row * row_width + column;
     return fp8 ? of_fp8(cache[i]) : of_bf16(static_cast<uint16_t>(cache[2 * i] | cache[2 * i + 1] << 8));
   }
 
@@ -332,18 +331,17 @@ struct AttentionLayer {
           double sum = 0;
           for (size_t s = 0; s < visible; s++) {
             double score = 0;
-            for (size_t c = 0; c < kRow; c++) {
-              uint16_t bits = c < LATENT_ATTENTION_LATENT
-                                  ? latent[vector * LATENT_ATTENTION_LATENT + c]
-                                  : rotary[vector * LATENT_ATTENTION_ROTARY + c - LATENT_ATTENTION_LATENT];
+            for (size_t c = 0; c < row_width; c++) {
+              uint16_t bits = c < width ? latent[vector * width + c]
+                                        : rotary[vector * (row_width - width) + c - width];
               score += of_bf16(bits) * cached(first + s, c);
             }
             sum += powers[s] = std::exp(score * kScale);
           }
-          for (size_t c = 0; c < LATENT_ATTENTION_LATENT; c++) {
+          for (size_t c = 0; c < width; c++) {
             double out = 0;
             for (size_t s = 0; s < visible; s++) out += powers[s] * cached(first + s, c);
-            all[vector * LATENT_ATTENTION_LATENT + c] = out / sum;
+            all[vector * width + c] = out / sum;
           }
         }
       }
@@ -352,16 +350,16 @@ struct AttentionLayer {
   }
 };
 
-SelftestResult test_attention(const char* name, bool fp8, bool timed) {
+SelftestResult test_attention(const char* name, bool fp8, uint32_t width, uint32_t rotary, bool timed) {
   SelftestResult result{std::string("latent attention, ") + name, 0, 6e-3, 0, 0};
-  AttentionKernel kernel = attention_kernel(fp8);
+  AttentionKernel kernel = attention_kernel(fp8, width, rotary);
   Random random;
-  AttentionLayer layer(random, kernel, fp8, 4, {{1, 70}, {9, 33}, {1, 1}});
+  AttentionLayer layer(random, kernel, fp8, width, rotary, 4, {{1, 70}, {9, 33}, {1, 1}});
   layer.run();
   result.error = relative_error(layer.results(), layer.expected());
   if (timed) {
     std::vector<std::pair<int, int>> sequences(64, {1, 4096});
-    AttentionLayer big(random, kernel, fp8, 16, sequences);
+    AttentionLayer big(random, kernel, fp8, width, rotary, 16, sequences);
     result.microseconds = microseconds_of([&] { big.run(); });
     result.least = least_microseconds(static_cast<double>(big.cache.size()));
   }
@@ -509,8 +507,12 @@ std::vector<SelftestResult> cuda_selftest(bool timed) {
   results.push_back(test_experts("int8", SPARSE_EXPERTS_INT8, timed));
   results.push_back(test_experts("int4", SPARSE_EXPERTS_INT4, timed));
   results.push_back(test_experts("fp8", SPARSE_EXPERTS_FP8, timed));
-  if (attention_kernel(false)) results.push_back(test_attention("bf16 cache", false, timed));
-  if (attention_kernel(true)) results.push_back(test_attention("fp8 cache", true, timed));
+  auto attention = [&](const char* name, bool fp8, uint32_t width, uint32_t rotary) {
+    if (attention_kernel(fp8, width, rotary)) results.push_back(test_attention(name, fp8, width, rotary, timed));
+  };
+  attention("bf16 cache", false, LATENT_ATTENTION_LATENT, LATENT_ATTENTION_ROTARY);
+  attention("fp8 cache", true, LATENT_ATTENTION_LATENT, LATENT_ATTENTION_ROTARY);
+  attention("256 + 32 columns", false, 256, 32);
   results.push_back(test_paged("heads of 128", 128, timed));
   results.push_back(test_paged("heads of 64", 64, timed));
   return results;

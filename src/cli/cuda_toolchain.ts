@@ -60,6 +60,7 @@ export const EXPERT_SOURCES: readonly CudaSource[] = [
 /** The kernels of the op `LatentAttention`. */
 export const LATENT_SOURCES: readonly CudaSource[] = [
   { path: "latent_attention/plan.cu", targets: ["arch=compute_80,code=sm_80"] },
+  { path: "latent_attention/generic.cu", targets: ["arch=compute_80,code=sm_80"] },
   { path: "latent_attention/projections.cu", targets: EVERYWHERE },
   { path: "latent_attention/mla_sm80_bf16.cu", targets: SM80 },
   { path: "latent_attention/mla_sm80_fp8.cu", targets: SM80 },

@@ -13,12 +13,13 @@ namespace hybridseek {
 namespace {
 
 constexpr int kRows = 32, kKeys = 32, kThreads = 256, kWarps = kThreads / 32;
+constexpr int kLeastShare = 256;  // keys of a part of a context
 constexpr int kMostValues = 512, kMostWidth = 640;
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr int kScorePitch = kKeys + 4, kWeightPitch = kKeys + 8;
 
 struct Tile {
-  int32_t sequence;
+  int32_t sequence;  // below 0: none
   int32_t first;  // of the sequence's rows: its tokens times the query heads of a key head
 };
 
@@ -106,7 +107,7 @@ __global__ void __launch_bounds__(kThreads) generic_attention(const Problem p) {
   uint8_t* keys = queries + kRows * p.query_pitch;
   const bool own_values = p.t.values != p.t.keys;
   uint8_t* values = own_values ? keys + 2 * kKeys * p.key_pitch : keys;
-  auto* scores = reinterpret_cast<float*>(values + 2 * kKeys * p.value_pitch);
+  auto* scores = reinterpret_cast<float*>(keys + 2 * kKeys * (p.key_pitch + p.value_pitch));
   auto* weights = reinterpret_cast<__nv_bfloat16*>(scores + kRows * kScorePitch);
   auto* factors = reinterpret_cast<float*>(weights + kRows * kWeightPitch);
 
@@ -114,6 +115,7 @@ __global__ void __launch_bounds__(kThreads) generic_attention(const Problem p) {
   const int lane_row = lane / 4, lane_part = lane % 4;
   const int warp_row = warp / 4 * 16, warp_column = warp % 4;
   const Tile tile = p.tiles[blockIdx.x];
+  if (tile.sequence < 0) return;
   const int group = blockIdx.y, split = blockIdx.z;
   const int start = p.query_starts[tile.sequence], tokens = p.query_starts[tile.sequence + 1] - start;
   const int context = p.context_lengths[tile.sequence], rows = tokens * p.group_heads - tile.first;
@@ -128,7 +130,7 @@ __global__ void __launch_bounds__(kThreads) generic_attention(const Problem p) {
   };
   int begin = 0, end = visible(min(rows, kRows) - 1);
   if (p.splits > 1) {
-    int share = ((context + p.splits - 1) / p.splits + kKeys - 1) / kKeys * kKeys;
+    int share = max(kLeastShare, ((context + p.splits - 1) / p.splits + kKeys - 1) / kKeys * kKeys);
     begin = split * share;
     end = min(end, begin + share);
     if (begin >= end) {
@@ -400,9 +402,9 @@ extern "C" int generic_attention_plan(const int32_t* query_starts, const int32_t
                                       size_t float_bytes, GenericAttentionPlan* plan) {
   if (sequences == 0 || groups == 0 || heads % groups != 0) return cudaErrorInvalidValue;
   auto group_heads = static_cast<int64_t>(heads / groups);
-  uint64_t tiles = 0;
   auto rows_of = [&](uint32_t b) { return (query_starts[b + 1] - query_starts[b]) * group_heads; };
-  for (uint32_t b = 0; b < sequences; b++) tiles += static_cast<uint64_t>((rows_of(b) + kRows - 1) / kRows);
+  // As many as sequences of any lengths can have, so that the launch is the same for all.
+  uint64_t tiles = static_cast<uint64_t>(query_starts[sequences] * group_heads / kRows) + sequences;
   size_t words = 3 * size_t{sequences} + 2 + 2 * tiles;
   if (tiles > INT32_MAX || words * sizeof(int32_t) > table_bytes) return cudaErrorInvalidValue;
   auto* into = static_cast<int32_t*>(tables);
@@ -415,18 +417,17 @@ extern "C" int generic_attention_plan(const int32_t* query_starts, const int32_t
       *into++ = static_cast<int32_t>(first);
     }
   }
+  std::fill(into, static_cast<int32_t*>(tables) + words, -1);
   plan->sequences = sequences;
   plan->tokens = static_cast<uint32_t>(query_starts[sequences]);
   plan->heads = heads;
   plan->groups = groups;
   plan->tiles = static_cast<uint32_t>(tiles);
   plan->staged_bytes = words * sizeof(int32_t);
-  // Contexts are shared where there are fewer blocks than two for each multiprocessor, in parts of 256 keys at
-  // least.
+  // Contexts are shared where there are fewer blocks than two for each multiprocessor.
   auto wanted = static_cast<uint64_t>(2 * attribute(cudaDevAttrMultiProcessorCount)) / std::max<uint64_t>(1, tiles * groups);
-  auto longest = static_cast<uint64_t>(*std::max_element(context_lengths, context_lengths + sequences));
   uint64_t room = float_bytes / (sizeof(float) * plan->tokens * heads * (value_width + 1));
-  plan->splits = static_cast<uint32_t>(std::max<uint64_t>(1, std::min({wanted, longest / 256, room})));
+  plan->splits = static_cast<uint32_t>(std::max<uint64_t>(1, std::min(wanted, room)));
   return cudaSuccess;
 }
 

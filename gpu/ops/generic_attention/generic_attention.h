@@ -44,7 +44,7 @@ typedef struct {
 /// Null, or why there is no kernel for such sizes: `shared_values` where values are the keys' first columns.
 const char* generic_attention_refusal(uint32_t width, uint32_t value_width, int shared_values, int cache_fp8);
 
-/// Plans a step. `query_starts` [B+1], `block_starts` [B+1] (prefix sums of block counts) and
+/// Plans a step: numbers of tokens and sequences decide all but what the tables hold. `query_starts` [B+1], `block_starts` [B+1] (prefix sums of block counts) and
 /// `context_lengths` [B], all above 0, lie on the host; so do `tables`, whose first `staged_bytes` are to be
 /// copied to the device. Token i of a sequence's n sees keys 0 ... context - n + i. `float_bytes` is the size of
 /// the float workspace; fewer bytes mean less sharing of contexts, none will do.
