@@ -7,8 +7,10 @@ import {
   type CudaSource,
   cudaToolchain,
   EXPERT_SOURCES,
+  GENERIC_SOURCES,
   gpuCache,
   LATENT_SOURCES,
+  PAGED_SOURCES,
   runTool,
 } from "../src/cli/cuda_toolchain.ts";
 
@@ -59,13 +61,17 @@ export async function linkEmulated(
   return output;
 }
 
+/** An op with CUDA kernels. */
+export type CudaOp = "latent_attention" | "paged_attention" | "sparse_experts";
+
+const SOURCES: Readonly<Record<CudaOp, readonly CudaSource[]>> = {
+  latent_attention: [...LATENT_SOURCES, ...GENERIC_SOURCES],
+  paged_attention: [...PAGED_SOURCES, ...GENERIC_SOURCES],
+  sparse_experts: EXPERT_SOURCES,
+};
+
 /** The kernels of an op as a library on the emulated runtime. */
-export async function buildEmulated(
-  op: "latent_attention" | "sparse_experts",
-  emulator: Emulator,
-): Promise<string> {
-  const objects = await compileKernels(
-    op === "latent_attention" ? LATENT_SOURCES : EXPERT_SOURCES,
-  );
+export async function buildEmulated(op: CudaOp, emulator: Emulator): Promise<string> {
+  const objects = await compileKernels(SOURCES[op]);
   return await linkEmulated(objects, `${emulator.folder}/lib${op}.so`, emulator, true);
 }

@@ -27,9 +27,10 @@ class OnDevice {
   const void* data_;
 };
 
-// FlashInfer's kernel for the device and a cache of fp8 or else bf16; null if there is none.
+// The kernel for the device and a cache of fp8 or else bf16 rows; null if there is none.
 using AttentionKernel = int (*)(const LatentAttentionPlan*, const LatentAttentionTensors*, int causal,
                                 void* stream);
-AttentionKernel attention_kernel(bool fp8);
+AttentionKernel attention_kernel(bool fp8, uint32_t latent = LATENT_ATTENTION_LATENT,
+                                 uint32_t rotary = LATENT_ATTENTION_ROTARY);
 
 }  // namespace hybridseek

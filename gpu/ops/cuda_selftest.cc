@@ -7,13 +7,13 @@
 
 #include "cuda_kernel.h"
 #include "latent_attention/latent_attention.h"
+#include "paged_attention/paged_attention.h"
 #include "sparse_experts/sparse_experts.h"
 
 namespace hybridseek {
 
 namespace {
 
-constexpr int kRow = LATENT_ATTENTION_LATENT + LATENT_ATTENTION_ROTARY;
 constexpr int kRepeats = 20;
 
 // Repeatable numbers: splitmix64.
@@ -252,7 +252,7 @@ SelftestResult test_experts(const char* name, uint32_t format, bool timed) {
 // A layer of latent attention on the device, without its projections: queries in the latent space.
 struct AttentionLayer {
   static constexpr uint32_t kBlock = 16;
-  uint32_t heads;
+  uint32_t heads, width, row_width;  // columns of the latent, and with those of the rotated key
   std::vector<int32_t> starts{0}, block_starts{0}, contexts;
   std::vector<uint16_t> latent, rotary;
   std::vector<uint8_t> cache;
@@ -262,19 +262,19 @@ struct AttentionLayer {
   LatentAttentionTensors tensors{};
   AttentionKernel kernel;
 
-  AttentionLayer(Random& random, AttentionKernel kernel, bool fp8, uint32_t heads,
-                 const std::vector<std::pair<int, int>>& sequences)
-      : heads(heads), fp8(fp8), kernel(kernel) {
+  AttentionLayer(Random& random, AttentionKernel kernel, bool fp8, uint32_t width, uint32_t rotary_width,
+                 uint32_t heads, const std::vector<std::pair<int, int>>& sequences)
+      : heads(heads), width(width), row_width(width + rotary_width), fp8(fp8), kernel(kernel) {
     for (auto [queries, context] : sequences) {
       starts.push_back(starts.back() + queries);
       contexts.push_back(context);
       block_starts.push_back(block_starts.back() + (context + static_cast<int>(kBlock) - 1) / static_cast<int>(kBlock));
     }
     size_t rows = static_cast<size_t>(block_starts.back()) * kBlock, vectors = size_t(starts.back()) * heads;
-    latent = to_bf16(random.numbers(vectors * LATENT_ATTENTION_LATENT));
-    rotary = to_bf16(random.numbers(vectors * LATENT_ATTENTION_ROTARY));
-    cache.resize(rows * kRow * (fp8 ? 1 : 2));
-    for (size_t i = 0; i < rows * kRow; i++) {
+    latent = to_bf16(random.numbers(vectors * width));
+    rotary = to_bf16(random.numbers(vectors * rotary_width));
+    cache.resize(rows * row_width * (fp8 ? 1 : 2));
+    for (size_t i = 0; i < rows * row_width; i++) {
       if (fp8) {
         cache[i] = static_cast<uint8_t>(random.bits() & 0xbf);
       } else {
@@ -296,7 +296,7 @@ struct AttentionLayer {
     for (size_t i = 0; i < std::size(all); i++) buffers[i] = std::move(all[i]);
     tensors = {buffers[0].data(), buffers[1].data(), buffers[2].data(),
                static_cast<int32_t*>(buffers[3].data()), buffers[4].data(), nullptr, buffers[5].data(),
-               buffers[6].data(), kScale, 1};
+               buffers[6].data(), kScale, 1, width, rotary_width};
   }
 
   static constexpr float kScale = 0.0721687836f;  // 192^-0.5
@@ -314,7 +314,7 @@ struct AttentionLayer {
   }
 
   double cached(size_t row, size_t column) const {
-    size_t i = row * kRow + column;
+    size_t i = row * row_width + column;
     return fp8 ? of_fp8(cache[i]) : of_bf16(static_cast<uint16_t>(cache[2 * i] | cache[2 * i + 1] << 8));
   }
 
@@ -331,18 +331,17 @@ struct AttentionLayer {
           double sum = 0;
           for (size_t s = 0; s < visible; s++) {
             double score = 0;
-            for (size_t c = 0; c < kRow; c++) {
-              uint16_t bits = c < LATENT_ATTENTION_LATENT
-                                  ? latent[vector * LATENT_ATTENTION_LATENT + c]
-                                  : rotary[vector * LATENT_ATTENTION_ROTARY + c - LATENT_ATTENTION_LATENT];
+            for (size_t c = 0; c < row_width; c++) {
+              uint16_t bits = c < width ? latent[vector * width + c]
+                                        : rotary[vector * (row_width - width) + c - width];
               score += of_bf16(bits) * cached(first + s, c);
             }
             sum += powers[s] = std::exp(score * kScale);
           }
-          for (size_t c = 0; c < LATENT_ATTENTION_LATENT; c++) {
+          for (size_t c = 0; c < width; c++) {
             double out = 0;
             for (size_t s = 0; s < visible; s++) out += powers[s] * cached(first + s, c);
-            all[vector * LATENT_ATTENTION_LATENT + c] = out / sum;
+            all[vector * width + c] = out / sum;
           }
         }
       }
@@ -351,18 +350,150 @@ struct AttentionLayer {
   }
 };
 
-SelftestResult test_attention(const char* name, bool fp8, bool timed) {
+SelftestResult test_attention(const char* name, bool fp8, uint32_t width, uint32_t rotary, bool timed) {
   SelftestResult result{std::string("latent attention, ") + name, 0, 6e-3, 0, 0};
-  AttentionKernel kernel = attention_kernel(fp8);
+  AttentionKernel kernel = attention_kernel(fp8, width, rotary);
   Random random;
-  AttentionLayer layer(random, kernel, fp8, 4, {{1, 70}, {9, 33}, {1, 1}});
+  AttentionLayer layer(random, kernel, fp8, width, rotary, 4, {{1, 70}, {9, 33}, {1, 1}});
   layer.run();
   result.error = relative_error(layer.results(), layer.expected());
   if (timed) {
     std::vector<std::pair<int, int>> sequences(64, {1, 4096});
-    AttentionLayer big(random, kernel, fp8, 16, sequences);
+    AttentionLayer big(random, kernel, fp8, width, rotary, 16, sequences);
     result.microseconds = microseconds_of([&] { big.run(); });
     result.least = least_microseconds(static_cast<double>(big.cache.size()));
+  }
+  return result;
+}
+
+// A layer of attention over paged keys and values on the device. A block's keys and values are those of one
+// sequence, in turn.
+struct PagedLayer {
+  static constexpr size_t kBlock = 16;
+  PagedAttentionPlan plan{};
+  std::vector<int32_t> starts{0}, block_starts{0}, contexts, slots;
+  std::vector<float> query, key, value, cos, sin;
+  std::vector<uint16_t> keys, values;
+  cuda::Buffer buffers[13];
+  PagedAttentionTensors tensors{};
+
+  PagedLayer(Random& random, uint32_t heads, uint32_t groups, uint32_t width,
+             const std::vector<std::pair<int, int>>& sequences) {
+    for (auto [queries, context] : sequences) {
+      for (int i = context - queries; i < context; i++) {
+        slots.push_back(block_starts.back() * static_cast<int32_t>(kBlock) + i);
+      }
+      starts.push_back(starts.back() + queries);
+      contexts.push_back(context);
+      block_starts.push_back(block_starts.back() + (context + static_cast<int>(kBlock) - 1) / static_cast<int>(kBlock));
+    }
+    size_t tokens = slots.size(), rows = static_cast<size_t>(block_starts.back()) * kBlock;
+    query = random.numbers(tokens * heads * width);
+    key = random.numbers(tokens * groups * width);
+    value = random.numbers(tokens * groups * width);
+    for (size_t i = 0; i < tokens * width / 2; i++) {
+      float angle = random.number();
+      cos.push_back(std::cos(angle));
+      sin.push_back(std::sin(angle));
+    }
+    keys = to_bf16(random.numbers(rows * groups * width));
+    values = to_bf16(random.numbers(rows * groups * width));
+    std::vector<int32_t> blocks(static_cast<size_t>(block_starts.back()));
+    for (size_t i = 0; i < blocks.size(); i++) blocks[i] = static_cast<int32_t>(i);
+    auto count = [](size_t n) { return static_cast<uint32_t>(n); };
+    plan.tokens = count(tokens), plan.sequences = count(sequences.size()), plan.heads = heads, plan.groups = groups;
+    plan.width = plan.value_width = width, plan.block_size = kBlock;
+    std::vector<uint8_t> tables(size_t{8} << 20);
+    constexpr size_t kFloats = size_t{64} << 20;
+    cuda::check(paged_attention_plan(starts.data(), block_starts.data(), contexts.data(), tables.data(), tables.size(),
+                                     kFloats, &plan),
+                "the plan of PagedAttention");
+    tables.resize(plan.staged_bytes);
+    cuda::Buffer all[] = {upload(query),  upload(key),    upload(value), upload(cos),
+                          upload(sin),    upload(slots),  upload(blocks), upload(keys),
+                          upload(values), cuda::Buffer(query.size() * 2), cuda::Buffer(query.size() * 4),
+                          upload(tables), cuda::Buffer(kFloats)};
+    for (size_t i = 0; i < std::size(all); i++) buffers[i] = std::move(all[i]);
+    auto floats = [&](size_t i) { return static_cast<float*>(buffers[i].data()); };
+    auto ints = [&](size_t i) { return static_cast<int32_t*>(buffers[i].data()); };
+    tensors = {floats(0), floats(1), floats(2), floats(3), floats(4), ints(5), ints(6), /*interleaved*/ 0,
+               buffers[7].data(), buffers[8].data(), buffers[9].data(), floats(10), buffers[11].data(),
+               buffers[12].data(), scale()};
+  }
+
+  float scale() const { return 1 / std::sqrt(static_cast<float>(plan.width)); }
+
+  void append() const { cuda::check(paged_attention_append(&plan, &tensors, nullptr), "PagedAttention"); }
+  void attend() const { cuda::check(paged_attention_attend(&plan, &tensors, nullptr), "PagedAttention"); }
+
+  // A head of a token, rotated and rounded.
+  std::vector<double> rotated(const std::vector<float>& from, size_t vector, size_t token) const {
+    size_t width = plan.width, half = width / 2;
+    std::vector<double> into(width);
+    const float *a = &from[vector * width], *c = &cos[token * half], *s = &sin[token * half];
+    for (size_t i = 0; i < half; i++) {
+      into[i] = of_bf16(to_bf16(a[i] * c[i] - a[i + half] * s[i]));
+      into[i + half] = of_bf16(to_bf16(a[i + half] * c[i] + a[i] * s[i]));
+    }
+    return into;
+  }
+
+  std::vector<double> expected() const {
+    size_t width = plan.width, heads = plan.heads, groups = plan.groups;
+    std::vector<double> cached_keys, cached_values, all(query.size());
+    for (uint16_t bits : keys) cached_keys.push_back(of_bf16(bits));
+    for (uint16_t bits : values) cached_values.push_back(of_bf16(bits));
+    for (size_t t = 0; t < slots.size(); t++) {
+      for (size_t g = 0; g < groups; g++) {
+        size_t at = (static_cast<size_t>(slots[t]) * groups + g) * width, from = t * groups + g;
+        std::vector<double> row = rotated(key, from, t);
+        for (size_t i = 0; i < width; i++) {
+          cached_keys[at + i] = row[i];
+          cached_values[at + i] = of_bf16(to_bf16(value[from * width + i]));
+        }
+      }
+    }
+    for (size_t b = 0; b < contexts.size(); b++) {
+      auto first = static_cast<size_t>(block_starts[b]) * kBlock;
+      for (auto t = static_cast<size_t>(starts[b]); t < static_cast<size_t>(starts[b + 1]); t++) {
+        auto visible = static_cast<size_t>(slots[t]) - first + 1;
+        for (size_t h = 0; h < heads; h++) {
+          std::vector<double> asked = rotated(query, t * heads + h, t), powers(visible);
+          auto row = [&](size_t s) { return ((first + s) * groups + h / (heads / groups)) * width; };
+          double sum = 0;
+          for (size_t s = 0; s < visible; s++) {
+            double score = 0;
+            for (size_t i = 0; i < width; i++) score += asked[i] * cached_keys[row(s) + i];
+            sum += powers[s] = std::exp(score * scale());
+          }
+          for (size_t i = 0; i < width; i++) {
+            double out = 0;
+            for (size_t s = 0; s < visible; s++) out += powers[s] * cached_values[row(s) + i];
+            all[(t * heads + h) * width + i] = out / sum;
+          }
+        }
+      }
+    }
+    return all;
+  }
+};
+
+SelftestResult test_paged(const char* name, uint32_t width, bool timed) {
+  SelftestResult result{std::string("paged attention, ") + name, 0, 6e-3, 0, 0};
+  Random random;
+  for (uint32_t groups : {4u, 1u}) {
+    PagedLayer layer(random, 4, groups, width, {{1, 70}, {20, 33}, {1, 1}});
+    layer.append();
+    layer.attend();
+    double error = relative_error(download(layer.buffers[10], layer.query.size()), layer.expected());
+    if (!(error <= result.error)) result.error = error;
+  }
+  if (timed) {
+    std::vector<std::pair<int, int>> sequences(8, {1, 1024});
+    PagedLayer big(random, 32, 32, width, sequences);
+    big.append();
+    result.microseconds = microseconds_of([&] { big.attend(); });
+    result.least = least_microseconds(static_cast<double>(big.keys.size() + big.values.size()) * 2);
   }
   return result;
 }
@@ -376,8 +507,14 @@ std::vector<SelftestResult> cuda_selftest(bool timed) {
   results.push_back(test_experts("int8", SPARSE_EXPERTS_INT8, timed));
   results.push_back(test_experts("int4", SPARSE_EXPERTS_INT4, timed));
   results.push_back(test_experts("fp8", SPARSE_EXPERTS_FP8, timed));
-  if (attention_kernel(false)) results.push_back(test_attention("bf16 cache", false, timed));
-  if (attention_kernel(true)) results.push_back(test_attention("fp8 cache", true, timed));
+  auto attention = [&](const char* name, bool fp8, uint32_t width, uint32_t rotary) {
+    if (attention_kernel(fp8, width, rotary)) results.push_back(test_attention(name, fp8, width, rotary, timed));
+  };
+  attention("bf16 cache", false, LATENT_ATTENTION_LATENT, LATENT_ATTENTION_ROTARY);
+  attention("fp8 cache", true, LATENT_ATTENTION_LATENT, LATENT_ATTENTION_ROTARY);
+  attention("256 + 32 columns", false, 256, 32);
+  results.push_back(test_paged("heads of 128", 128, timed));
+  results.push_back(test_paged("heads of 64", 64, timed));
   return results;
 }
 

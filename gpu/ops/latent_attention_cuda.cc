@@ -1,4 +1,4 @@
-// LatentAttention on a CUDA device: FlashInfer's kernels, and ours around them. The cache is bf16 or fp8.
+// LatentAttention on a CUDA device: FlashInfer's kernels or ours, and ours around them. The cache is bf16 or fp8.
 #include <map>
 #include <mutex>
 
@@ -57,22 +57,20 @@ class LatentAttentionCuda : public CudaKernel {
   explicit LatentAttentionCuda(const NodeInfo& node) : CudaKernel(node) {
     LatentNode parts(node);
     sizes_ = parts.sizes;
-    if (sizes_.rank != LATENT_ATTENTION_LATENT || sizes_.rope != LATENT_ATTENTION_ROTARY ||
-        sizes_.nope % 64 != 0 || sizes_.value % 64 != 0) {
-      throw node.error("on CUDA, the latent has 512 and the rotated key 64 columns, and nope and value dims "
-                       "are multiples of 64; here they are " + std::to_string(sizes_.rank) + ", " +
-                       std::to_string(sizes_.rope) + ", " + std::to_string(sizes_.nope) + " and " +
-                       std::to_string(sizes_.value) + ".");
+    if (sizes_.nope % 8 != 0 || sizes_.value % 8 != 0) {
+      throw node.error("on CUDA, nope and value dims are multiples of 8; here they are " +
+                       std::to_string(sizes_.nope) + " and " + std::to_string(sizes_.value) + ".");
     }
     int cache = node.type(kCache);
     if (cache != kBfloat16 && cache != kFloat8) {
       throw node.error("on CUDA, the cache must be bfloat16 or float8e4m3fn.");
     }
     fp8_ = cache == kFloat8;
-    attend_ = attention_kernel(fp8_);
+    attend_ = attention_kernel(fp8_, number(sizes_.rank), number(sizes_.rope));
     if (!attend_) {
-      throw node.error("this GPU has no kernel for such a cache: bfloat16 needs compute capability 8.0 or later, "
-                       "float8e4m3fn 8.0, 9.0 or one with 129536 bytes of shared memory for a block.");
+      const char* refusal = latent_attention_generic_refusal(number(sizes_.rank), number(sizes_.rope), fp8_);
+      throw node.error(std::string("on CUDA, ") +
+                       (refusal ? refusal : "compute capability 8.0 or later is needed") + ".");
     }
     planned_ = node.input_count() > kPlan;
     size_t row = sizes_.rank * 2 * sizes_.heads;
@@ -80,8 +78,8 @@ class LatentAttentionCuda : public CudaKernel {
     value_up_ = cuda::Buffer(row * sizes_.value);
     OnDevice seen(parts.kv_b);
     cuda::check(latent_attention_pack(parts.kv_b.data, parts.kv_b.type.type == kFloat16, number(sizes_.heads),
-                                      number(sizes_.nope), number(sizes_.value), key_up_.data(),
-                                      value_up_.data(), nullptr),
+                                      number(sizes_.nope), number(sizes_.value), number(sizes_.rank),
+                                      key_up_.data(), value_up_.data(), nullptr),
                 "the packing of kv_b");
     cuda::check(cudaStreamSynchronize(nullptr), "the packing of kv_b");
   }
@@ -130,6 +128,8 @@ class LatentAttentionCuda : public CudaKernel {
     step.heads = number(sizes_.heads);
     step.nope = number(sizes_.nope);
     step.value = number(sizes_.value);
+    step.rank = number(sizes_.rank);
+    step.rotary = number(sizes_.rope);
     step.epsilon = sizes_.epsilon;
     step.cache_fp8 = fp8_;
     step.query = in.query.as<float>();
@@ -149,7 +149,7 @@ class LatentAttentionCuda : public CudaKernel {
     cuda::check(latent_attention_prepare(&step, stream), place.c_str());
     LatentAttentionTensors tensors{step.query_latent, step.query_rotary, rows,        plan.block_indices(),
                                    step.output,       nullptr,           plan.ints(), plan.floats(),
-                                   sizes_.scale,      /*cache_scale*/ 1};
+                                   sizes_.scale,      /*cache_scale*/ 1, step.rank,   step.rotary};
     cuda::check(attend_(&plan.plan, &tensors, plan.causal, stream), place.c_str());
     cuda::check(latent_attention_project(&step, stream), place.c_str());
   }
@@ -179,16 +179,21 @@ class LatentAttentionCuda : public CudaKernel {
 
 }  // namespace
 
-AttentionKernel attention_kernel(bool fp8) {
+AttentionKernel attention_kernel(bool fp8, uint32_t latent, uint32_t rotary) {
   int major = cuda::attribute(cuda::kMajor), minor = cuda::attribute(cuda::kMinor);
   int shared = cuda::attribute(cuda::kSharedPerBlock);
   if (major < 8) return nullptr;
+  AttentionKernel ours = nullptr;
+  if (!latent_attention_generic_refusal(latent, rotary, fp8)) {
+    ours = fp8 ? latent_attention_generic_fp8 : latent_attention_generic_bf16;
+  }
+  if (latent != LATENT_ATTENTION_LATENT || rotary != LATENT_ATTENTION_ROTARY) return ours;
   if (major == 9 && minor == 0) return fp8 ? latent_attention_sm90_fp8 : latent_attention_sm90_bf16;
   // What a block of these kernels takes.
   constexpr int kSm80Bf16 = 147968, kSm80Fp8 = 129536, kSm86Bf16 = 92672;
-  if (fp8) return shared >= kSm80Fp8 ? latent_attention_sm80_fp8 : nullptr;
+  if (fp8) return shared >= kSm80Fp8 ? latent_attention_sm80_fp8 : ours;
   if (shared >= kSm80Bf16) return latent_attention_sm80_bf16;
-  return shared >= kSm86Bf16 ? latent_attention_sm86_bf16 : nullptr;
+  return shared >= kSm86Bf16 ? latent_attention_sm86_bf16 : ours;
 }
 
 std::unique_ptr<Op> latent_attention_cuda(const OrtFunctions& ort) {

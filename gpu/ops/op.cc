@@ -144,7 +144,7 @@ int64_t NodeInfo::known_size(size_t index, size_t axis) const {
   TensorType type = input_type(index);
   if (type.dims.size() <= axis || type.dims[axis] < 1) {
     throw error(std::string("the graph does not say size ") + std::to_string(axis) + " of input " +
-                schema_.inputs[index].name + ", which its weights are packed by.");
+                schema_.inputs[index].name + ", which its kernel is made for.");
   }
   return type.dims[axis];
 }

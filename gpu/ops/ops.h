@@ -15,6 +15,7 @@ std::vector<std::unique_ptr<Op>> collectives(const OrtFunctions& ort);
 
 #ifdef HYBRIDSEEK_CUDA
 std::unique_ptr<Op> latent_attention_cuda(const OrtFunctions& ort);
+std::unique_ptr<Op> paged_attention_cuda(const OrtFunctions& ort);
 std::unique_ptr<Op> sparse_experts_cuda(const OrtFunctions& ort);
 #endif
 

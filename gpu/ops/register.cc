@@ -18,12 +18,13 @@ std::vector<std::unique_ptr<Op>> make_ops(const OrtFunctions& ort) {
   std::vector<std::unique_ptr<Op>> ops;
 #ifdef HYBRIDSEEK_CUDA
   ops.push_back(latent_attention_cuda(ort));
+  ops.push_back(paged_attention_cuda(ort));
   ops.push_back(sparse_experts_cuda(ort));
 #endif
-  ops.push_back(paged_attention_cpu(ort));
   ops.push_back(sparse_experts_host(ort));
 #ifndef HYBRIDSEEK_EMULATED_CUDA
   ops.push_back(latent_attention_cpu(ort));
+  ops.push_back(paged_attention_cpu(ort));
   ops.push_back(sparse_experts_cpu(ort));
 #endif
   for (auto& op : collectives(ort)) ops.push_back(std::move(op));

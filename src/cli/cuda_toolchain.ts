@@ -62,6 +62,7 @@ export const EXPERT_SOURCES: readonly CudaSource[] = [
 /** The kernels of the op `LatentAttention`. */
 export const LATENT_SOURCES: readonly CudaSource[] = [
   { path: "latent_attention/plan.cu", targets: ["arch=compute_80,code=sm_80"] },
+  { path: "latent_attention/generic.cu", targets: ["arch=compute_80,code=sm_80"] },
   { path: "latent_attention/projections.cu", targets: EVERYWHERE },
   { path: "latent_attention/mla_sm80_bf16.cu", targets: SM80 },
   { path: "latent_attention/mla_sm80_fp8.cu", targets: SM80 },
@@ -71,6 +72,24 @@ export const LATENT_SOURCES: readonly CudaSource[] = [
   },
   { path: "latent_attention/mla_sm90_bf16.cu", targets: SM90 },
   { path: "latent_attention/mla_sm90_fp8.cu", targets: SM90 },
+];
+
+/** The kernels of the op `PagedAttention`. */
+export const PAGED_SOURCES: readonly CudaSource[] = [
+  { path: "paged_attention/flashinfer.cu", targets: SM80 },
+  { path: "paged_attention/rows.cu", targets: EVERYWHERE },
+];
+/** The kernels that both attention ops take for heads of sizes that FlashInfer lacks. */
+export const GENERIC_SOURCES: readonly CudaSource[] = [
+  { path: "generic_attention/generic_attention.cu", targets: EVERYWHERE },
+];
+
+/** The sources of all CUDA kernels. */
+export const CUDA_SOURCES: readonly CudaSource[] = [
+  ...EXPERT_SOURCES,
+  ...LATENT_SOURCES,
+  ...PAGED_SOURCES,
+  ...GENERIC_SOURCES,
 ];
 
 /** The folder for what is fetched and built: HYBRIDSEEK_GPU_CACHE, or one in the user's cache. */

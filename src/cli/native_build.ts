@@ -10,13 +10,7 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { BackendError, UnsupportedError } from "../errors.ts";
 import { VERSION } from "../version.ts";
-import {
-  compileCuda,
-  type CudaToolchain,
-  cudaToolchain,
-  EXPERT_SOURCES,
-  LATENT_SOURCES,
-} from "./cuda_toolchain.ts";
+import { compileCuda, CUDA_SOURCES, type CudaToolchain, cudaToolchain } from "./cuda_toolchain.ts";
 
 /** A program that the build needs. */
 export interface Tool {
@@ -136,7 +130,7 @@ export async function buildNative(options: NativeBuildOptions = {}): Promise<voi
 /** The compiled kernels, one after another: each takes up to a minute, once. */
 async function cudaObjects(gpu: string, toolchain: CudaToolchain): Promise<string[]> {
   const objects: string[] = [];
-  for (const { path, targets } of [...EXPERT_SOURCES, ...LATENT_SOURCES]) {
+  for (const { path, targets } of CUDA_SOURCES) {
     process.stderr.write(`CUDA kernels: ${path}\n`);
     objects.push(await compileCuda(toolchain, `${gpu}ops/${path}`, targets));
   }

@@ -5,12 +5,7 @@
  * @module
  */
 import { compileKernels } from "../../gpu/emulated.ts";
-import {
-  cudaToolchain,
-  EXPERT_SOURCES,
-  LATENT_SOURCES,
-  runTool,
-} from "../../src/cli/cuda_toolchain.ts";
+import { CUDA_SOURCES, cudaToolchain, runTool } from "../../src/cli/cuda_toolchain.ts";
 
 /** Of one kernel for one architecture. */
 export interface KernelFacts {
@@ -39,10 +34,9 @@ export const FACTS: URL = new URL("kernel_facts.tsv", import.meta.url);
 
 /** Compiles the kernels and reads the facts off the objects. */
 export async function compiledKernels(): Promise<Compiled> {
-  const sources = [...EXPERT_SOURCES, ...LATENT_SOURCES];
-  const objects = await compileKernels(sources);
+  const objects = await compileKernels(CUDA_SOURCES);
   const compiled: Compiled = { kernels: [], ptx: new Map() };
-  for (const [at, { path }] of sources.entries()) {
+  for (const [at, { path }] of CUDA_SOURCES.entries()) {
     const lines = await dump("-lptx", objects[at]!);
     compiled.ptx.set(path, lines.flatMap((line) => /\.(sm_\w+)\.ptx/.exec(line)?.[1] ?? []));
     compiled.kernels.push(...await kernelsOf(path, objects[at]!));
@@ -88,9 +82,12 @@ async function kernelsOf(source: string, object: string): Promise<KernelFacts[]>
 
 /** "grouped_gemm<Int4Weights, FewRows, StoreF32>" */
 function short(name: string): string {
-  // FlashInfer's kernels differ in their first argument alone, which says whether they are causal.
+  // Of FlashInfer's kernels latent attention's differ in whether they are causal, the others in rows of a tile.
   const causal = /KernelTraits<(true|false)/.exec(name)?.[1];
   if (causal !== undefined) return causal === "true" ? "attention, causal" : "attention";
+  const rows = /BatchPrefill.*KernelTraits<[^,]*, (\d+)u/.exec(name)?.[1];
+  if (rows !== undefined) return `attention, ${rows} rows`;
+  if (name.includes("MergeStatesKernel")) return "merge";
   return name.replaceAll("(anonymous namespace)::", "").replaceAll("hybridseek::", "")
     .replace(/^void /, "").replace(/\(.*$/, "");
 }

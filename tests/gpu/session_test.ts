@@ -4,15 +4,19 @@
  */
 import { strict as assert } from "node:assert";
 import { cudaToolchain } from "../../src/cli/cuda_toolchain.ts";
-import { packageOf } from "../packages.ts";
+import { fixtures, packageOf } from "../packages.ts";
 import { hasShared, shared } from "../shared.ts";
-import { emulatedLibrary, emulator, needs, python, succeeds } from "./gpu.ts";
+import { emulatedLibrary, emulator, needs, python, succeeds, UNWRITTEN_ROWS } from "./gpu.ts";
 
 const repository = new URL("../../", import.meta.url).pathname;
 const tolerances = new URL("session_tolerances.json", import.meta.url).pathname;
-const fixture = "deepseek-v2-wide";
+const wide = "deepseek-v2-wide";
 
-async function runsSession(weights: "f32" | "int4", architecture: string): Promise<boolean> {
+async function runsSession(
+  fixture: string,
+  weights: "f32" | "int4",
+  architecture: string,
+): Promise<boolean> {
   const script = `${repository}tests/python/check_cuda_session.py`;
   const model = await packageOf(fixture, { weights });
   const golden = new URL(`fixtures/${fixture}`, shared).pathname;
@@ -32,14 +36,20 @@ const needsAll = (name: string) => {
 };
 
 for (const architecture of ["sm_80", "sm_86", "sm_90a"]) {
-  Deno.test(needsAll(`${fixture} in onnxruntime, as CUDA kernels on ${architecture}`), async () => {
-    assert(await runsSession("f32", architecture));
+  Deno.test(needsAll(`${wide} in onnxruntime, as CUDA kernels on ${architecture}`), async () => {
+    assert(await runsSession(wide, "f32", architecture));
   });
 }
 
-Deno.test(needsAll(`${fixture} with int4 experts in onnxruntime, as CUDA kernels`), async () => {
-  assert(await runsSession("int4", "sm_80"));
+Deno.test(needsAll(`${wide} with int4 experts in onnxruntime, as CUDA kernels`), async () => {
+  assert(await runsSession(wide, "int4", "sm_80"));
 });
+
+for (const fixture of fixtures.filter((name) => name !== wide)) {
+  Deno.test(needsAll(`${fixture} in onnxruntime, as CUDA kernels`), async () => {
+    assert(await runsSession(fixture, "f32", "sm_80"));
+  });
+}
 
 for (
   const [cache, architecture] of [
@@ -47,6 +57,7 @@ for (
     ["bf16", "sm_86"],
     ["bf16", "sm_90a"],
     ["fp8", "sm_80"],
+    ["fp8", "sm_86"],
     ["fp8", "sm_90a"],
   ] as const
 ) {
@@ -58,6 +69,16 @@ for (
       HYBRIDSEEK_EMU_ARCH: architecture,
     };
     assert(await succeeds(python!, [script, await emulatedLibrary(), cache], env));
+  });
+}
+
+// FlashInfer's kernels, and ours.
+for (const width of ["128", "32"]) {
+  const name = `PagedAttention of ${width} columns in onnxruntime, as CUDA kernels`;
+  Deno.test(needs(name, "build", "cargo", "python", "nvcc"), async () => {
+    const script = `${repository}tests/python/check_cuda_paged.py`;
+    const env = { HYBRIDSEEK_CUDART: (await emulator()).runtime, ...UNWRITTEN_ROWS };
+    assert(await succeeds(python!, [script, await emulatedLibrary(), width], env));
   });
 }
 
@@ -74,13 +95,14 @@ async function selftest(env: Record<string, string>): Promise<{ code: number; te
 Deno.test(
   needs("hybridseek gpu selftest on the emulated runtime", "build", "cargo", "nvcc"),
   async () => {
-    for (const [architecture, lines] of [["sm_80", 6], ["sm_86", 5], ["sm_90a", 6]] as const) {
+    for (const architecture of ["sm_80", "sm_86", "sm_90a"]) {
       const { code, text } = await selftest({
         HYBRIDSEEK_CUDART: (await emulator()).runtime,
         HYBRIDSEEK_EMU_ARCH: architecture,
+        ...UNWRITTEN_ROWS,
       });
       assert.equal(code, 0);
-      assert.equal(text.match(/^ok /gm)?.length, lines);
+      assert.equal(text.match(/^ok /gm)?.length, 9);
     }
   },
 );

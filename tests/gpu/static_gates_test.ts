@@ -28,6 +28,9 @@ Deno.test(needs("CUDA kernels: registers, spills, tensor cores", "build", "nvcc"
     "latent_attention/projections.cu",
     "latent_attention/mla_sm80_bf16.cu",
     "latent_attention/mla_sm80_fp8.cu",
+    "paged_attention/flashinfer.cu",
+    "paged_attention/rows.cu",
+    "generic_attention/generic_attention.cu",
   ]);
   assert.equal(
     tableOf(kernels),

@@ -66,12 +66,12 @@ void Context::touch_shared(uint32_t offset, uint32_t bytes, unsigned lane, Acces
     if (!all_ones(reinterpret_cast<const uint8_t*>(state), bytes)) {
       uint32_t i = 0;
       while (state[i] == ByteState::Written) i++;
-      report(ReportKind::Uninitialized,
-             "shared address " + hexadecimal(kSharedBase + offset + i) +
-                 (state[i] == ByteState::InFlight
-                      ? " is the target of a cp.async that was not waited for"
-                      : " was never written"),
-             static_cast<int>(lane));
+      std::string where = "shared address " + hexadecimal(kSharedBase + offset + i);
+      if (state[i] == ByteState::InFlight) {
+        fault(ReportKind::Uninitialized, where + " is the target of a cp.async that was not waited for",
+              static_cast<int>(lane));
+      }
+      report(ReportKind::Uninitialized, where + " was never written", static_cast<int>(lane));
     }
     counters.shared_bytes_read += bytes;
   }

@@ -62,7 +62,7 @@ struct Counters {
   uint64_t warp_instructions = 0;
   uint64_t tensor_instructions = 0;  ///< mma and wgmma, per warp
   uint64_t multiply_adds = 0;        ///< of those
-  uint64_t global_bytes_read = 0;    ///< as instructions ask for them: no cache is modelled
+  uint64_t global_bytes_read = 0;    ///< distinct ones of a load of a warp, as there is one fetch; no cache is modelled
   uint64_t global_bytes_written = 0;
   uint64_t shared_bytes_read = 0;
   uint64_t shared_bytes_written = 0;

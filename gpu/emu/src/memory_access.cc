@@ -1,5 +1,6 @@
 // Loads, stores, atomics, asynchronous copies, matrices in shared memory, and address spaces.
 #include <algorithm>
+#include <array>
 
 #include "operators.h"
 #include "statement.h"
@@ -10,10 +11,25 @@ namespace {
 // ---- loads and stores
 // ----------------------------------------------------------------------------------
 
+/// Of what the active lanes are about to read, what others of them read too: a device fetches it once. Being
+/// aligned, two reads are of the same bytes or of others.
+uint64_t read_again(const Context& c, const uint64_t* addresses, uint32_t bytes) {
+  std::array<uint64_t, kLanes> begins;
+  uint64_t* end = begins.data();
+  for_lanes(c.active, [&](unsigned l) { *end++ = addresses[l]; });
+  std::sort(begins.data(), end);
+  uint64_t again = 0;
+  for (const uint64_t* at = begins.data(); at + 1 < end; at++) {
+    if (at[0] == at[1]) again += bytes;
+  }
+  return again;
+}
+
 template <unsigned Bytes, bool Signed>
 void load(Context& c, const Instruction& i) {
   const uint64_t* a = c.slot(i.a);
   uint32_t count = i.list.count;
+  uint64_t again = i.space == Space::Global ? read_again(c, a, Bytes * count) : 0;
   for_lanes(c.active, [&](unsigned l) {
     uint64_t address = a[l] + static_cast<uint64_t>(i.offset);
     if (i.synchronizes) c.acquire_at(address);
@@ -27,6 +43,7 @@ void load(Context& c, const Instruction& i) {
       c.slot(i.list, n)[l] = value;
     }
   });
+  c.counters.global_bytes_read -= again;
   c.yields |= i.synchronizes;
 }
 

@@ -24,9 +24,7 @@ class Kernels:
             output = self.run(HYBRIDSEEK_EMU_DUMP=folder)
             if output is not None:
                 raise SystemExit(f"FAILED the kernels as they are:\n{output}")
-            (source,) = Path(folder).iterdir()
-            self.name = source.name
-            self.lines = source.read_text().split("\n")
+            self.sources = {source.name: source.read_text().split("\n") for source in Path(folder).iterdir()}
 
     def run(self, **environment):
         """The output of the first run that fails, or None."""
@@ -37,11 +35,12 @@ class Kernels:
                 return result.stdout + result.stderr
         return None
 
-    def caught(self, place, replacement):
-        mutant = list(self.lines)
+    def caught(self, name, place, replacement):
+        mutant = list(self.sources[name])
         mutant[place] = replacement
         with tempfile.TemporaryDirectory() as folder:
-            Path(folder, self.name).write_text("\n".join(mutant))
+            for other, lines in self.sources.items():
+                Path(folder, other).write_text("\n".join(mutant if other == name else lines))
             return self.run(HYBRIDSEEK_EMU_PTX=folder, HYBRIDSEEK_EMU_LIMIT=LIMIT) is not None
 
     def check(self, title, entry, mutants):
@@ -50,20 +49,22 @@ class Kernels:
         `mutants` says for a pattern of instructions how many may survive, and why. Prints a line for each
         and says whether all is well.
         """
-        begin = next(n for n, line in enumerate(self.lines) if ".entry" in line and re.search(entry, line))
-        end = next((n for n in range(begin + 1, len(self.lines)) if ".entry" in self.lines[n]), len(self.lines))
+        name, begin = next((name, n) for name, lines in self.sources.items() for n, line in enumerate(lines)
+                           if ".entry" in line and re.search(entry, line))
+        lines = self.sources[name]
+        end = next((n for n in range(begin + 1, len(lines)) if ".entry" in lines[n]), len(lines))
         all_good = True
         for pattern, (allowed, reason) in mutants.items():
-            places = [n for n in range(begin, end) if re.match(r"\s*(@!?%\w+\s+)?" + pattern, self.lines[n])]
+            places = [n for n in range(begin, end) if re.match(r"\s*(@!?%\w+\s+)?" + pattern, lines[n])]
             counts = {"caught": 0, "not reached": 0, "survive": 0}
             for place in places:
-                if self.caught(place, ""):
+                if self.caught(name, place, ""):
                     counts["caught"] += 1
-                elif not self.caught(place, "trap;"):
+                elif not self.caught(name, place, "trap;"):
                     counts["not reached"] += 1
                 else:
                     counts["survive"] += 1
-                    print(f"  survives: line {place + 1}: {self.lines[place].strip()}", flush=True)
+                    print(f"  survives: line {place + 1}: {lines[place].strip()}", flush=True)
             good = counts["not reached"] < len(places) and counts["survive"] <= allowed
             all_good &= good
             summary = ", ".join(f"{n} {what}" for what, n in counts.items())

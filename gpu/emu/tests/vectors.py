@@ -731,7 +731,21 @@ def wgmma():
     wgmma_case("tf32", "tf32", 32, 64, 128, False, False)
 
 
+def counted_bytes():
+    """What lanes read together counts once: 32, 4 and 1 places of 4 bytes."""
+    for shift, places in ((0, 32), (3, 4), (5, 1)):
+        text = HEADER + f""".visible .entry k(.param .u64 in) {{
+.reg .b64 %in, %offset; .reg .b32 %lane, %value;
+ld.param.u64 %in, [in]; mov.u32 %lane, %tid.x; shr.u32 %lane, %lane, {shift};
+mul.wide.u32 %offset, %lane, 4; add.s64 %in, %in, %offset; ld.global.b32 %value, [%in];
+ret;
+}}"""
+        counters = executor.run(text, "k", [np.zeros(32, np.uint32)])
+        checks.equal(f"bytes of {places} places", counters.global_bytes_read, 4 * places)
+
+
 np.seterr(all="ignore")
-for family in (integers, bits, arithmetic_of_floats, comparisons, conversions, halves, warp, memory, mma, wgmma):
+families = (integers, bits, arithmetic_of_floats, comparisons, conversions, halves, warp, memory, mma, wgmma, counted_bytes)
+for family in families:
     family()
 checks.finish()

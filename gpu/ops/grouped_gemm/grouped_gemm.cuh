@@ -37,7 +37,7 @@ struct GroupedGemm {
   // for fp8.
   const uint8_t* weights;
   const void* scales;
-  int32_t n, k;  // k is a multiple of 64, n is even
+  int32_t n, k;  // k is a multiple of 64, or of 8 where weights are bf16; n is even
   // Row r of group g is out + r * out_row + g * out_group, in elements.
   void* out;
   int64_t out_row, out_group;
@@ -101,15 +101,16 @@ struct Int8Weights {
 struct Fp8Weights {
   static constexpr int kBits = 8;
   static constexpr bool kBlockScales = false, kRowScales = true;
+  // Two elements in the low bytes of two halves, as bf16.
+  __device__ static uint32_t widened(uint32_t pair) {
+    // Exponent and fraction where bf16 has them; 2^120 makes good for the other bias.
+    uint32_t small = (pair & 0x00800080) << 8 | (pair & 0x007f007f) << 4;
+    return bf16x2_fma(small, 0x7b807b80, 0x80008000);
+  }
   __device__ static void load(const uint8_t* shared, uint32_t (&out)[4]) {
     uint2 words = *reinterpret_cast<const uint2*>(shared);
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      uint32_t pair = spread(i < 2 ? words.x : words.y, i & 1);
-      // Exponent and fraction where bf16 has them; 2^120 makes good for the other bias.
-      uint32_t small = (pair & 0x00800080) << 8 | (pair & 0x007f007f) << 4;
-      out[i] = bf16x2_fma(small, 0x7b807b80, 0x80008000);
-    }
+    for (int i = 0; i < 4; i++) out[i] = widened(spread(i < 2 ? words.x : words.y, i & 1));
   }
 };
 

@@ -1,4 +1,4 @@
-// The step's plan: host code of FlashInfer's scheduler.
+// The step's plan: host code of FlashInfer's scheduler, and behind it that of our kernels.
 #include <exception>
 #include <vector>
 
@@ -28,5 +28,12 @@ extern "C" int latent_attention_plan(const int32_t* query_starts, const int32_t*
   }
   std::vector<int64_t> words = info.ToVector();
   for (size_t i = 0; i < words.size(); i++) plan->offsets[i] = words[i];
-  return cudaSuccess;
+  plan->generic_offset = (plan->staged_bytes + 15) / 16 * 16;
+  if (plan->generic_offset > LATENT_ATTENTION_INT_WORKSPACE) return cudaErrorInvalidValue;
+  int error = generic_attention_plan(query_starts, block_starts, context_lengths, sequences, heads, /*groups=*/1,
+                                     LATENT_ATTENTION_LATENT, static_cast<char*>(tables) + plan->generic_offset,
+                                     LATENT_ATTENTION_INT_WORKSPACE - plan->generic_offset, float_bytes,
+                                     &plan->generic);
+  plan->staged_bytes = plan->generic_offset + plan->generic.staged_bytes;
+  return error;
 }

@@ -130,8 +130,10 @@ cudaError_t run(const SparseExpertsShape& s, const SparseExpertsTensors& t, uint
 }  // namespace hybridseek
 
 extern "C" const char* sparse_experts_refusal(const SparseExpertsShape* s) {
-  if (s->hidden == 0 || s->hidden % 64 != 0 || s->width == 0 || s->width % 64 != 0) {
-    return "hidden and expert width must be multiples of 64";
+  // Scales of blocks come in pairs.
+  uint32_t widths = s->format == SPARSE_EXPERTS_BF16 ? 32 : 64;
+  if (s->hidden == 0 || s->hidden % 64 != 0 || s->width == 0 || s->width % widths != 0) {
+    return "hidden and expert width must be multiples of 64, the width of 32 for bf16 weights";
   }
   if (s->experts == 0 || s->experts > hybridseek::kMostExperts) return "experts can be 1 to 256";
   if (s->held == 0 || s->held > s->experts || s->first > s->experts - s->held) {

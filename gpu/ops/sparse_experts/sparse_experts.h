@@ -22,7 +22,7 @@ enum {
 };
 
 typedef struct {
-  uint32_t hidden, width;  ///< D and F: multiples of 64
+  uint32_t hidden, width;  ///< D and F: multiples of 64, F of 32 for bf16 weights
   uint32_t experts;        ///< E, at most 256
   uint32_t first, held;    ///< experts whose matrices are here; the others add nothing
   uint32_t k;

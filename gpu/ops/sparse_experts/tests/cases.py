@@ -197,10 +197,10 @@ def once(case, chosen, launches, matrices):
     for launch, stack, depth, index in zip(products, stacks, (case.hidden, case.width), (4, 0)):
         weights = used * stack
         columns = launch["grid"][1]
-        # Every block reads the rows it multiplies with, and for 16 bytes of them their index; every thread
+        # Every block reads the rows it multiplies with, and for 256 bytes of them their index; every warp
         # which rows those are.
-        activations = chosen.size * depth // 8 * (16 + index) * columns
-        places = used * columns * launch["block"][0] * 20
+        activations = chosen.size * (depth * 2 + depth // 128 * index) * columns
+        places = used * columns * launch["block"][0] // 32 * 20
         read = launch["globalBytesRead"] - activations - places
         print(f"  {used} experts of {stack} B: {read / weights:.3f} times that was read")
         if not weights <= read <= 1.02 * weights:
