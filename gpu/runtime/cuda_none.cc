@@ -5,8 +5,6 @@
 
 namespace hybridseek {
 
-AttentionKernel attention_kernel(bool) { return nullptr; }
-
 namespace cuda {
 
 constexpr int kNotSupported = 801;

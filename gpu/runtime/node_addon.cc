@@ -387,7 +387,7 @@ napi_value number_of(napi_env env, double value) {
   return result;
 }
 
-// gpu(): [free bytes, bytes, major and minor compute capability, bf16 caches, fp8 caches]
+// gpu(): [free bytes, bytes, major and minor compute capability]
 napi_value gpu(napi_env env, Arguments&) {
   cuda::open();
   size_t free = 0, total = 0;
@@ -395,9 +395,7 @@ napi_value gpu(napi_env env, Arguments&) {
   const double values[] = {static_cast<double>(free),
                            static_cast<double>(total),
                            static_cast<double>(cuda::attribute(cuda::kMajor)),
-                           static_cast<double>(cuda::attribute(cuda::kMinor)),
-                           static_cast<double>(attention_kernel(false) != nullptr),
-                           static_cast<double>(attention_kernel(true) != nullptr)};
+                           static_cast<double>(cuda::attribute(cuda::kMinor))};
   std::vector<napi_value> list;
   for (double value : values) list.push_back(number_of(env, value));
   return array_of(env, list);

@@ -9,7 +9,7 @@ import {
   loadAddon,
   openOnnxRuntime,
 } from "../backend/native/addon.ts";
-import { CUDA_PROVIDER_ADVICE } from "../backend/native/cuda_backend.ts";
+import { CUDA_PROVIDER_ADVICE, LEAST_CAPABILITY } from "../backend/native/cuda_backend.ts";
 import { HybridseekError, UnsupportedError } from "../errors.ts";
 import { sizeText } from "./size_text.ts";
 import { buildNative, sourceFolder, sourcesHash, TOOLS, toolVersion } from "./native_build.ts";
@@ -125,10 +125,10 @@ async function examine(): Promise<{ lines: Line[]; usable: boolean }> {
 /** What there is of a GPU, or what is missing. */
 function gpuText(addon: Addon): string {
   try {
-    const [free, total, major, minor, bf16, fp8] = addon.gpu();
-    const caches = [bf16 ? "bf16" : "", fp8 ? "fp8" : ""].filter((name) => name !== "");
-    return `compute capability ${major}.${minor}, ${sizeText(free)} of ${sizeText(total)} free, ` +
-      `caches ${caches.join(" and ") || "none"}`;
+    const [free, total, major, minor] = addon.gpu();
+    const memory = `${sizeText(free)} of ${sizeText(total)} free`;
+    const old = major < LEAST_CAPABILITY ? `; backend cuda needs ${LEAST_CAPABILITY}.0` : "";
+    return `compute capability ${major}.${minor}, ${memory}${old}`;
   } catch (cause) {
     return (cause as Error).message;
   }

@@ -15,7 +15,7 @@ import { packageOf } from "../packages.ts";
 import { hasShared, needs as needsLibrary } from "../shared.ts";
 import { emulatedLibrary, emulator, needs, succeeds } from "./gpu.ts";
 
-const fixture = "deepseek-v2-wide";
+const wide = "deepseek-v2-wide";
 const needsEmulated = (name: string) => {
   const { name: full, ignore } = needs(name, "build", "cargo", "nvcc");
   return hasShared
@@ -24,10 +24,11 @@ const needsEmulated = (name: string) => {
 };
 
 for (
-  const [weights, cacheType, architecture] of [
-    ["f32", "bf16", "sm_90a"],
-    ["int4", "bf16", "sm_86"],
-    ["f32", "fp8", "sm_80"],
+  const [fixture, weights, cacheType, architecture] of [
+    [wide, "f32", "bf16", "sm_90a"],
+    [wide, "int4", "bf16", "sm_86"],
+    [wide, "f32", "fp8", "sm_80"],
+    ["deepseek-llm-gqa", "f32", "bf16", "sm_80"],
   ] as const
 ) {
   const name =
@@ -87,15 +88,17 @@ Deno.test(needsEmulated("options that cuda does not take, and too little memory"
       [{ tensorParallel: 2 }, "tensorParallel"],
     ] as const
   ) {
-    const error = await refusal(fixture, variables, options);
+    const error = await refusal(wide, variables, options);
     assert(error instanceof InvalidArgumentError && error.field === field, error.message);
   }
-  const full = await refusal(fixture, variables, { gpuMemory: 0.05 });
+  const full = await refusal(wide, variables, { gpuMemory: 0.05 });
   assert(full instanceof CapacityError);
   assert.match(full.message, /of the GPU's 8\.6 GB there are 0\.4 GB with gpuMemory 0\.05\. Lower/);
-  const other = await refusal("deepseek-llm-mha", variables);
+  const other = await refusal("deepseek-llm-mha", variables, { cacheType: "fp8" });
   assert(other instanceof UnsupportedError);
-  assert.match(other.message, /PagedAttention has no CUDA kernel; use ort-native or wasm/);
+  assert.match(other.message, /PagedAttention has no CUDA kernel for a cache of fp8; use bf16/);
+  const graphs = await refusal("deepseek-llm-mha", variables, { cudaGraphs: true });
+  assert(graphs instanceof InvalidArgumentError && graphs.field === "cudaGraphs");
 });
 
 Deno.test(
@@ -128,23 +131,23 @@ Deno.test(
   },
 );
 
-Deno.test(needsEmulated("a GPU without a kernel for the cache is refused"), async () => {
+Deno.test(needsEmulated("a GPU that is too old is refused"), async () => {
   const script = `
     import { LLM } from ${JSON.stringify(new URL("../../mod.ts", import.meta.url).href)};
-    const options = { backend: "cuda", cacheType: "fp8", contextLength: 128 };
-    await LLM.open(${JSON.stringify(await packageOf(fixture, { weights: "f32" }))}, options)
+    const options = { backend: "cuda", contextLength: 128 };
+    await LLM.open(${JSON.stringify(await packageOf(wide, { weights: "f32" }))}, options)
       .catch((error) => console.log(error.name, error.message));`;
   const { stdout } = await new Deno.Command(Deno.execPath(), {
     args: ["eval", script],
     env: {
       HYBRIDSEEK_NATIVE: await emulatedLibrary(),
       HYBRIDSEEK_CUDART: (await emulator()).runtime,
-      HYBRIDSEEK_EMU_ARCH: "sm_86",
+      HYBRIDSEEK_EMU_ARCH: "sm_75",
     },
   }).output();
   assert.match(
     new TextDecoder().decode(stdout),
-    /UnsupportedError .*compute capability 8\.6, has no kernel for a cache of fp8/,
+    /UnsupportedError .*compute capability 7\.5, 8\.0 or later is needed/,
   );
 });
 
@@ -155,7 +158,7 @@ Deno.test(
   }),
   async () => {
     const message = async (variables: Record<string, string>) => {
-      const error = await refusal(fixture, variables);
+      const error = await refusal(wide, variables);
       assert(error instanceof UnsupportedError, error.message);
       console.log(error.message);
       return error.message;

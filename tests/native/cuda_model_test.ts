@@ -53,14 +53,22 @@ Deno.test(
   },
 );
 
-Deno.test(needsShared("an op whose cache no CUDA kernel knows is refused"), async () => {
-  const model = await protoOf("deepseek-llm-mha", "f32");
-  assert.throws(
-    () => adaptToCuda(model, "bf16"),
-    (error) =>
-      error instanceof UnsupportedError && /PagedAttention has no CUDA kernel/.test(error.message),
-  );
-});
+Deno.test(
+  needsShared("an op that takes no plan is given none; a cache without a kernel is refused"),
+  async () => {
+    const model = await protoOf("deepseek-llm-mha", "f32");
+    const before = structuredClone(model.graph!.node.map(({ input }) => input));
+    assert.throws(
+      () => adaptToCuda(model, "fp8"),
+      (error) =>
+        error instanceof UnsupportedError &&
+        /PagedAttention has no CUDA kernel for a cache of fp8; use bf16/.test(error.message),
+    );
+    assert.equal(adaptToCuda(model, "bf16"), false);
+    assert.deepEqual(model.graph!.node.map(({ input }) => input), before);
+    assert(!model.graph!.input.some(({ name }) => name === PLAN));
+  },
+);
 
 Deno.test(
   needsShared("the cache gets what weights and steps leave of the part that may be taken"),

@@ -57,8 +57,8 @@ export interface Addon {
   ): Promise<NativeSession>;
   /** Throws why a library of ONNX Runtime has no CUDA provider that can be used. */
   checkCuda(runtime: string): void;
-  /** The current CUDA device. Throws what is missing. Whether it has kernels for caches of a type is 0 or 1. */
-  gpu(): [free: number, total: number, major: number, minor: number, bf16: number, fp8: number];
+  /** The current CUDA device: bytes, compute capability. Throws what is missing. */
+  gpu(): [free: number, total: number, major: number, minor: number];
   /** Memory that a CUDA device copies from and to without a detour. */
   pinnedMemory(bytes: number): ArrayBuffer;
   /** Makes room for plans of steps that are at most so large. */

@@ -52,6 +52,9 @@ export interface CudaBackendOptions extends StepSizes {
   onPlan?: (info: BackendInfo) => void;
 }
 
+/** The least compute capability: tensor cores that multiply bf16. */
+export const LEAST_CAPABILITY = 8;
+
 /** The artefact that brings ONNX Runtime's CUDA provider, and how it is used. */
 export const CUDA_PROVIDER_ADVICE: string =
   'run pip install "onnxruntime-gpu[cuda,cudnn]==1.30.0", set ' +
@@ -91,13 +94,16 @@ export async function openCudaBackend(
     invalid("cudaGraphs", `${cudaGraphs}, it can be true or false`);
   }
   const proto = fromBinary(ModelProtoSchema, await model.readAll("model.onnx"));
-  adaptToCuda(proto, cacheType);
+  const planned = adaptToCuda(proto, cacheType);
+  if (cudaGraphs && !planned) {
+    invalid("cudaGraphs", "true, which needs attention that takes a plan: LatentAttention");
+  }
   const path = model.path("model.onnx");
   if (path === undefined) throw unsupported(`${model.address} is no folder of this machine`);
-  const { addon, runtime, gpu: [free, total, major, minor, bf16, fp8] } = await openCuda(options);
+  const { addon, runtime, gpu: [free, total, major, minor] } = await openCuda(options);
   const device = `compute capability ${major}.${minor}`;
-  if (!(cacheType === "bf16" ? bf16 : fp8)) {
-    throw unsupported(`the GPU, of ${device}, has no kernel for a cache of ${cacheType}`);
+  if (major < LEAST_CAPABILITY) {
+    throw unsupported(`the GPU is of ${device}, ${LEAST_CAPABILITY}.0 or later is needed`);
   }
   const wanted = {
     ...{ ...PREFERENCES, cacheType, gpuMemory, cacheTokens: options.cacheTokens },

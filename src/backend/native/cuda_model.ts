@@ -22,8 +22,12 @@ const ELEMENTS = {
 
 /** The input that names the step's plan of attention, the last one of the ops that take it. */
 export const PLAN = "attention_plan";
-/** Ops with a cache that have a CUDA kernel. */
-const CACHED_OPS: readonly string[] = ["LatentAttention"];
+/** Ops with a cache that have a CUDA kernel: for which caches, and whether they are given the step's plan. */
+const CACHED_OPS: Readonly<Record<string, { caches: readonly CudaCacheType[]; planned: boolean }>> =
+  {
+    LatentAttention: { caches: ["bf16", "fp8"], planned: true },
+    PagedAttention: { caches: ["bf16"], planned: false },
+  };
 
 /**
  * Checks how the caches are to be stored.
@@ -46,11 +50,13 @@ export function cudaCacheType(asked = "bf16"): CudaCacheType {
  *
  * @param model The model; changed here.
  * @param cacheType How its caches are stored.
- * @throws {UnsupportedError} If an op with a cache has no CUDA kernel.
+ * @returns Whether attention takes a plan.
+ * @throws {UnsupportedError} If an op with a cache has no CUDA kernel for it.
  */
-export function adaptToCuda(model: ModelProto, cacheType: CudaCacheType): void {
+export function adaptToCuda(model: ModelProto, cacheType: CudaCacheType): boolean {
   const { graph } = model;
-  if (!graph) return;
+  let planned = false;
+  if (!graph) return planned;
   for (const value of [...graph.input, ...graph.output]) {
     const { type } = value;
     if (value.name.startsWith("cache.") && type?.value.case === "tensorType") {
@@ -59,21 +65,26 @@ export function adaptToCuda(model: ModelProto, cacheType: CudaCacheType): void {
   }
   for (const node of graph.node) {
     if (node.domain !== DOMAIN || !node.input.some((name) => name.startsWith("cache."))) continue;
-    if (!CACHED_OPS.includes(node.opType)) {
+    const op = CACHED_OPS[node.opType];
+    if (!op?.caches.includes(cacheType)) {
       throw new UnsupportedError(
-        `Cannot open the model on backend cuda: ${node.opType} has no CUDA kernel; use ort-native or wasm.`,
+        `Cannot open the model on backend cuda: ${node.opType} has no CUDA kernel` +
+          (op ? ` for a cache of ${cacheType}; use ${op.caches}.` : "; use ort-native or wasm."),
       );
     }
+    if (!op.planned) continue;
+    planned = true;
     node.input.push(PLAN);
   }
-  graph.input.push(valueInfo(PLAN, "i32", [1]));
+  if (planned) graph.input.push(valueInfo(PLAN, "i32", [1]));
+  return planned;
 }
 
 /**
- * The heads of a model's attention.
+ * The heads of attention that takes a plan.
  *
  * @param graph The graph.
- * @returns How many queries a token has in each layer.
+ * @returns How many queries a token has in each layer; 0 if none does.
  */
 export function attentionHeads(graph: GraphModel): number {
   const node = graph.nodes.find(({ op }) => op === `${DOMAIN}.LatentAttention`);

@@ -36,7 +36,7 @@ export interface CudaSessionParts {
   graph: GraphModel;
   /** Its caches. */
   caches: CacheShape[];
-  /** Queries of a token in a layer. */
+  /** Queries of a token in a layer that takes a plan; 0 if none does. */
   heads: number;
   /** Largest step. */
   limits: StepLimits;
@@ -63,7 +63,7 @@ const ON_DEVICE: readonly string[] = ["token_ids", "positions", "logit_rows"];
  */
 export async function openCudaSession(parts: CudaSessionParts): Promise<GraphRunner> {
   const { addon, runtime, address, folder, model, caches, limits, arena, graphs, threads } = parts;
-  const { given } = parts;
+  const { given, heads } = parts;
   const tensors: NativeTensor[] = [];
   let [session, plan]: [NativeSession?, NativePlan?] = [];
   const release = () => {
@@ -73,7 +73,7 @@ export async function openCudaSession(parts: CudaSessionParts): Promise<GraphRun
   };
   try {
     const columns = Math.ceil(limits.contextLength / limits.blockSize);
-    plan = addon.createPlan([limits.tokens, limits.sequences, 2 * columns]);
+    if (heads > 0) plan = addon.createPlan([limits.tokens, limits.sequences, 2 * columns]);
     for (const { type, dims } of caches) {
       tensors.push(addon.createTensor(runtime, "cuda", type, dims));
     }
@@ -164,7 +164,7 @@ class CudaRunner implements GraphRunner {
     readonly parts: CudaSessionParts,
     readonly session: NativeSession,
     readonly caches: NativeTensor[],
-    readonly plan: NativePlan,
+    readonly plan: NativePlan | undefined,
     readonly memory: StepMemory,
     readonly free: () => void,
   ) {}
@@ -172,13 +172,14 @@ class CudaRunner implements GraphRunner {
   async run(_: StepInput[], step: StepPlan): Promise<StepResult> {
     const { addon, heads, limits: { blockSize, blocks }, graphs } = this.parts;
     const padded = padStep(step, blockSize);
-    const { slots, queryStarts, contextLengths, blockTables } = padded;
-    const indices = [slots, queryStarts, contextLengths, blockTables] as const;
-    const number = addon.planStep(this.plan, [heads, blockSize, blocks], indices);
-    const feeds = [
-      ...stepInputs(padded),
-      { name: PLAN, values: Int32Array.of(number), dims: [1] },
-    ].map((input) => this.memory.input(input));
+    const inputs = stepInputs(padded);
+    if (this.plan) {
+      const { slots, queryStarts, contextLengths, blockTables } = padded;
+      const indices = [slots, queryStarts, contextLengths, blockTables] as const;
+      const number = addon.planStep(this.plan, [heads, blockSize, blocks], indices);
+      inputs.push({ name: PLAN, values: Int32Array.of(number), dims: [1] });
+    }
+    const feeds = inputs.map((input) => this.memory.input(input));
     const outputs = this.memory.outputs(padded);
     await addon.run(this.session, feeds, outputs, graphs ? padded.shape : -1);
     const results = new Map(outputs.map(([name, [, columns], values]) => [
