@@ -9,6 +9,7 @@ import { type BackendTrial, fastest, tryBackends } from "../../src/backend/trial
 import { type HybridseekError, InvalidArgumentError, UnsupportedError } from "../../src/errors.ts";
 import { LLM } from "../../src/llm.ts";
 import type { OpenOptions } from "../../src/open_model.ts";
+import { withEnvironment } from "../environment.ts";
 import { temporaryPath } from "../packages.ts";
 
 const VOCAB = 50;
@@ -114,20 +115,6 @@ Deno.test("a trial keeps to the backend's limits", async () => {
   assert.deepEqual((await fits({ blocks: 3, contextLength: 32 }))!.slice(0, 2), [1, 24]);
   assert.deepEqual((await fits({ blocks: 6, pools: 2 }))!.slice(0, 2), [1, 24]);
 });
-
-/** Runs with variables of the environment. */
-async function withEnvironment<T>(variables: Record<string, string>, work: () => Promise<T>) {
-  const before = Object.keys(variables).map((name) => [name, Deno.env.get(name)] as const);
-  for (const [name, value] of Object.entries(variables)) Deno.env.set(name, value);
-  try {
-    return await work();
-  } finally {
-    for (const [name, value] of before) {
-      if (value === undefined) Deno.env.delete(name);
-      else Deno.env.set(name, value);
-    }
-  }
-}
 
 Deno.test("backend auto tries once for a package and machine, and keeps the choice", async () => {
   const cache = temporaryPath("cache");

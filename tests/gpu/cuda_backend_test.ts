@@ -11,17 +11,13 @@ import {
 } from "../../src/errors.ts";
 import { LLM } from "../../src/llm.ts";
 import type { OpenOptions } from "../../src/open_model.ts";
+import { withEnvironment } from "../environment.ts";
 import { packageOf } from "../packages.ts";
-import { hasShared, needs as needsLibrary } from "../shared.ts";
+import { needs as needsLibrary } from "../shared.ts";
 import { emulatedLibrary, emulator, needs, succeeds } from "./gpu.ts";
 
 const wide = "deepseek-v2-wide";
-const needsEmulated = (name: string) => {
-  const { name: full, ignore } = needs(name, "build", "cargo", "nvcc");
-  return hasShared
-    ? { name: full, ignore }
-    : { name: `${full} (ignored: no ../shared)`, ignore: true };
-};
+const needsEmulated = (name: string) => needs(name, "shared", "build", "cargo", "nvcc");
 
 for (
   const [fixture, weights, cacheType, architecture] of [
@@ -58,19 +54,6 @@ async function refusal(
       LLM.open(folder, { backend: "cuda", contextLength: 128, ...options })
         .then(() => assert.fail("it opened"), (error) => error),
   );
-}
-
-async function withEnvironment<T>(variables: Record<string, string>, work: () => Promise<T>) {
-  const before = Object.keys(variables).map((name) => [name, Deno.env.get(name)] as const);
-  for (const [name, value] of Object.entries(variables)) Deno.env.set(name, value);
-  try {
-    return await work();
-  } finally {
-    for (const [name, value] of before) {
-      if (value === undefined) Deno.env.delete(name);
-      else Deno.env.set(name, value);
-    }
-  }
 }
 
 Deno.test(needsEmulated("options that cuda does not take, and too little memory"), async () => {

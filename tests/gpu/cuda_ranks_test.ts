@@ -3,16 +3,10 @@
  */
 import { strict as assert } from "node:assert";
 import { packageOf } from "../packages.ts";
-import { hasShared } from "../shared.ts";
 import { emulatedLibrary, emulator, needs, succeeds } from "./gpu.ts";
 
 const fixture = "deepseek-v2-wide";
-const needsEmulated = (name: string) => {
-  const { name: full, ignore } = needs(name, "build", "cargo", "nvcc");
-  return hasShared
-    ? { name: full, ignore }
-    : { name: `${full} (ignored: no ../shared)`, ignore: true };
-};
+const needsEmulated = (name: string) => needs(name, "shared", "build", "cargo", "nvcc");
 
 Deno.test(needsEmulated(`${fixture} on two ranks with CUDA kernels and NCCL`), async () => {
   const script = new URL("cuda_ranks_program.ts", import.meta.url).pathname;

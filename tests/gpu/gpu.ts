@@ -4,6 +4,7 @@
  */
 import { buildEmulator, type Emulator } from "../../gpu/emulated.ts";
 import { buildNative } from "../../src/cli/native_build.ts";
+import { hasShared } from "../shared.ts";
 
 /** A Python with numpy and ml_dtypes. */
 export const python: string | undefined = Deno.env.get("HYBRIDSEEK_PYTHON");
@@ -13,7 +14,8 @@ function hasCommand(command: string): boolean {
   return probe.outputSync().success;
 }
 
-const reasons: Record<"build" | "cargo" | "python" | "nvcc", string | undefined> = {
+const reasons: Record<"shared" | "build" | "cargo" | "python" | "nvcc", string | undefined> = {
+  shared: hasShared ? undefined : "no ../shared",
   build: hasCommand("cmake") && hasCommand("g++") ? undefined : "no cmake or g++",
   cargo: hasCommand("cargo") ? undefined : "no cargo",
   python: python ? undefined : "HYBRIDSEEK_PYTHON is not set",

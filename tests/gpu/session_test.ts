@@ -5,7 +5,7 @@
 import { strict as assert } from "node:assert";
 import { cudaToolchain } from "../../src/cli/cuda_toolchain.ts";
 import { fixtures, packageOf } from "../packages.ts";
-import { hasShared, shared } from "../shared.ts";
+import { shared } from "../shared.ts";
 import { emulatedLibrary, emulator, needs, python, succeeds, UNWRITTEN_ROWS } from "./gpu.ts";
 
 const repository = new URL("../../", import.meta.url).pathname;
@@ -28,12 +28,7 @@ async function runsSession(
   );
 }
 
-const needsAll = (name: string) => {
-  const { name: full, ignore } = needs(name, "build", "cargo", "python", "nvcc");
-  return hasShared
-    ? { name: full, ignore }
-    : { name: `${full} (ignored: no ../shared)`, ignore: true };
-};
+const needsAll = (name: string) => needs(name, "shared", "build", "cargo", "python", "nvcc");
 
 for (const architecture of ["sm_80", "sm_86", "sm_90a"]) {
   Deno.test(needsAll(`${wide} in onnxruntime, as CUDA kernels on ${architecture}`), async () => {
