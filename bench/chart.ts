@@ -51,7 +51,7 @@ function groups(): Group[] {
   const layersOf = ({ layers }: Line) => plural(layers, "layer");
   const shape = (line: Line) => `${layersOf(line)}, ${plural(line.info.threads, "thread")}`;
   const kind = (line: Line) =>
-    [line.layers, line.info.threads, line.context, line.tokens, line.hugePages].join();
+    [line.layers, line.info.threads, line.context ?? line.tokens, line.hugePages].join();
   const work = ({ layers, work, topK }: Line) => [layers, work, topK].join();
   const rival = (line: Line, name: string, value: number) => [
     { name: "hybridseek", value: line.oursTokensPerSecond },
