@@ -67,4 +67,16 @@ OnDevice::~OnDevice() {
 #endif
 }
 
+std::vector<int32_t> step_key(const cpu::Batch& batch, std::initializer_list<int32_t> sizes) {
+  std::vector<int32_t> key(sizes);
+  for (size_t size : {batch.tokens, batch.sequences, batch.table_width}) key.push_back(static_cast<int32_t>(size));
+  key.push_back(cuda::device());
+  auto add = [&](const int32_t* from, size_t count) { key.insert(key.end(), from, from + count); };
+  add(batch.slots, batch.tokens);
+  add(batch.query_starts, batch.sequences + 1);
+  add(batch.context_lengths, batch.sequences);
+  add(batch.block_tables, batch.sequences * batch.table_width);
+  return key;
+}
+
 }  // namespace hybridseek

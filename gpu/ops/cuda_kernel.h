@@ -1,7 +1,14 @@
 // What the kernels of a CUDA device share.
 #pragma once
 
+#include <initializer_list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
 #include "../runtime/cuda.h"
+#include "cpu_kernels.h"
 #include "latent_attention/latent_attention.h"
 #include "op.h"
 
@@ -26,6 +33,21 @@ class OnDevice {
  private:
   const void* data_;
 };
+
+// What tells a step's plan from another's: sizes, the device, and the step's indices byte for byte.
+std::vector<int32_t> step_key(const cpu::Batch& batch, std::initializer_list<int32_t> sizes);
+
+// The plan of a queue: what comes later on it waits until kernels have read what is written over.
+template <class Plan>
+Plan& plan_of_queue(void* stream) {
+  static std::mutex mutex;
+  // Never freed: when the process ends, the CUDA runtime may have ended before.
+  static auto* plans = new std::map<void*, std::unique_ptr<Plan>>;
+  std::lock_guard<std::mutex> lock(mutex);
+  auto& plan = (*plans)[stream];
+  if (!plan) plan = std::make_unique<Plan>();
+  return *plan;
+}
 
 // The kernel for the device and a cache of fp8 or else bf16 rows; null if there is none.
 using AttentionKernel = int (*)(const LatentAttentionPlan*, const LatentAttentionTensors*, int causal,

@@ -1,5 +1,4 @@
 // LatentAttention on a CUDA device: FlashInfer's kernels or ours, and ours around them. The cache is bf16 or fp8.
-#include <map>
 #include <mutex>
 
 #include "attention_plan.h"
@@ -16,18 +15,9 @@ namespace {
 // the others find it. It is theirs if the step's indices are the same, byte for byte.
 class QueuePlan : public AttentionPlan {
  public:
-  static QueuePlan& of(void* stream) {
-    static std::mutex mutex;
-    // Never freed: when the process ends, the CUDA runtime may have ended before.
-    static auto* plans = new std::map<void*, std::unique_ptr<QueuePlan>>;
-    std::lock_guard<std::mutex> lock(mutex);
-    auto& plan = (*plans)[stream];
-    if (!plan) plan = std::make_unique<QueuePlan>();
-    return *plan;
-  }
-
   void prepare(const cpu::Batch& batch, uint32_t heads, uint32_t block_size, void* stream) {
-    std::vector<int32_t> key = key_of(batch, heads, block_size);
+    auto word = [](uint32_t n) { return static_cast<int32_t>(n); };
+    std::vector<int32_t> key = step_key(batch, {word(heads), word(block_size)});
     if (key == key_) return;
     key_.clear();  // until all has gone well
     // What is written over may be about to be copied.
@@ -37,18 +27,6 @@ class QueuePlan : public AttentionPlan {
   }
 
  private:
-  static std::vector<int32_t> key_of(const cpu::Batch& b, uint32_t heads, uint32_t block_size) {
-    std::vector<int32_t> key{static_cast<int32_t>(b.tokens), static_cast<int32_t>(b.sequences),
-                             static_cast<int32_t>(b.table_width), static_cast<int32_t>(heads),
-                             static_cast<int32_t>(block_size), cuda::device()};
-    auto add = [&](const int32_t* from, size_t count) { key.insert(key.end(), from, from + count); };
-    add(b.slots, b.tokens);
-    add(b.query_starts, b.sequences + 1);
-    add(b.context_lengths, b.sequences);
-    add(b.block_tables, b.sequences * b.table_width);
-    return key;
-  }
-
   std::vector<int32_t> key_;
 };
 
@@ -115,7 +93,7 @@ class LatentAttentionCuda : public CudaKernel {
     seen.emplace_back(scratch.data(), bytes);
     auto at = static_cast<uint8_t*>(scratch.data());
 
-    AttentionPlan& plan = given ? *given : QueuePlan::of(stream);
+    AttentionPlan& plan = given ? *given : plan_of_queue<QueuePlan>(stream);
     std::lock_guard<std::mutex> lock(plan.mutex);
     if (!given) {
       StepBatch step = read_step_batch(run, kSlots, in.tokens, in.cache.dim(0), in.cache.dim(1));

@@ -1,5 +1,4 @@
 // PagedAttention on a CUDA device: caches of bf16, FlashInfer's kernels and ours.
-#include <map>
 #include <mutex>
 
 #include "cuda_kernel.h"
@@ -18,29 +17,14 @@ constexpr size_t kFloatWorkspace = size_t{64} << 20, kTables = size_t{8} << 20;
 // is theirs if the step's indices are the same, byte for byte.
 class PagedPlan {
  public:
-  // The plan of a queue: what comes later on it waits until kernels have read what is written over.
-  static PagedPlan& of(void* stream) {
-    static std::mutex mutex;
-    // Never freed: when the process ends, the CUDA runtime may have ended before.
-    static auto* plans = new std::map<void*, std::unique_ptr<PagedPlan>>;
-    std::lock_guard<std::mutex> lock(mutex);
-    auto& plan = (*plans)[stream];
-    if (!plan) plan = std::make_unique<PagedPlan>();
-    return *plan;
-  }
-
   // Held while a layer launches.
   std::mutex mutex;
 
   void prepare(const cpu::Batch& batch, const PagedStep& in, void* stream) {
     auto word = [](auto n) { return static_cast<int32_t>(n); };
-    std::vector<int32_t> key{word(batch.tokens), word(batch.sequences), word(batch.table_width),
-                             word(in.heads()),   word(in.groups()),     word(in.width()),
-                             word(in.value_width()), word(in.block_size()), cuda::device()};
-    key.insert(key.end(), batch.slots, batch.slots + batch.tokens);
-    key.insert(key.end(), batch.query_starts, batch.query_starts + batch.sequences + 1);
-    key.insert(key.end(), batch.context_lengths, batch.context_lengths + batch.sequences);
-    key.insert(key.end(), batch.block_tables, batch.block_tables + batch.sequences * batch.table_width);
+    std::vector<int32_t> key =
+        step_key(batch, {word(in.heads()), word(in.groups()), word(in.width()), word(in.value_width()),
+                         word(in.block_size())});
     if (key == key_) return;
     key_.clear();  // until all has gone well
     std::vector<int32_t> starts{0}, lengths, block_starts{0}, indices(batch.slots, batch.slots + batch.tokens);
@@ -136,7 +120,7 @@ class PagedAttentionCuda : public CudaKernel {
     Scratch rotated = run.scratch(bytes);
     seen.emplace_back(rotated.data(), bytes);
 
-    PagedPlan& plan = PagedPlan::of(stream);
+    PagedPlan& plan = plan_of_queue<PagedPlan>(stream);
     std::lock_guard<std::mutex> lock(plan.mutex);
     plan.prepare(step.batch, in, stream);
     tensors.query = in.query.as<float>();

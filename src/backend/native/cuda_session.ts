@@ -5,37 +5,17 @@
  */
 import { toBinary } from "@bufbuild/protobuf";
 import { BackendError, CapacityError } from "../../errors.ts";
-import { type ModelProto, ModelProtoSchema } from "../../onnx/onnx_pb.ts";
-import type { GraphModel } from "../../onnx/read_model.ts";
+import { ModelProtoSchema } from "../../onnx/onnx_pb.ts";
 import type { StepResult } from "../backend.ts";
-import {
-  type CacheShape,
-  type GraphRunner,
-  resultNames,
-  type StepInput,
-  stepInputs,
-} from "../graph_backend.ts";
+import { type GraphRunner, resultNames, type StepInput, stepInputs } from "../graph_backend.ts";
 import type { StepLimits, StepPlan } from "../step_plan.ts";
-import type { Addon, HostTensor, NativePlan, NativeSession, NativeTensor } from "./addon.ts";
+import type { HostTensor, NativePlan, NativeSession, NativeTensor } from "./addon.ts";
 import { PLAN } from "./cuda_model.ts";
+import type { SessionParts } from "./native_session.ts";
 import { padStep } from "./step_padding.ts";
 
-/** What a session is made of. */
-export interface CudaSessionParts {
-  /** The native library. */
-  addon: Addon;
-  /** The path of ONNX Runtime's library. */
-  runtime: string;
-  /** The model's address, for messages. */
-  address: string;
-  /** The folder of the data files. */
-  folder: string;
-  /** The model, adapted to CUDA. */
-  model: ModelProto;
-  /** Its outputs. */
-  graph: GraphModel;
-  /** Its caches. */
-  caches: CacheShape[];
+/** What a session is made of: a model that is adapted to CUDA, threads for nodes without a CUDA kernel. */
+export interface CudaSessionParts extends SessionParts {
   /** Queries of a token in a layer that takes a plan; 0 if none does. */
   heads: number;
   /** Largest step. */
@@ -44,10 +24,6 @@ export interface CudaSessionParts {
   arena: number;
   /** Whether steps are captured as CUDA graphs. */
   graphs: boolean;
-  /** Threads for nodes without a CUDA kernel. */
-  threads: number;
-  /** Weights that are not read from the data files. */
-  given?: [name: string, tensor: NativeTensor][];
 }
 
 /** Inputs that kernels read on the device; the others are read by the host, if at all. */
